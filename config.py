@@ -1,0 +1,217 @@
+"""Every setting of a training run: its name, default and reason, one line each.
+
+`python train.py --help` and the command line are made from this file, so that editing a default here
+and passing the flag of the same name do the same thing.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+SAMPLE = str(Path(__file__).resolve().parent / "data" / "sample")
+
+
+class UserError(Exception):
+    """Something the user can put right. The message says what is wrong, the limit and the remedy."""
+
+
+def setting(default, help, choices=None):
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Config:
+    # Data
+    dataset: str = setting("Helsinki-NLP/opus_books", "a Hub id, a folder in the Hub's layout, or one .parquet, .jsonl, .csv or .tsv file")
+    source_language: str = setting("en", "code of the language to translate from; a column of the dataset")
+    target_language: str = setting("it", "code of the language to translate into; either direction of a pair works")
+    held_out: float = setting(0.1, "share of the pairs kept for validation where the corpus has no validation split of its own")
+    seq_len: int = setting(350, "longest sentence in tokens, start and end marks counted; longer pairs are left out")
+    tokenizer: str = setting("word", "word: one id a word, as in the original experiment; bpe: joint subwords, no unknown words", ("word", "bpe"))
+    vocab_size: int = setting(30_000, "largest vocabulary of a tokenizer; 8,000 to 10,000 suits bpe on 30k pairs")
+    min_frequency: int = setting(2, "a word or merge seen less often in the training part does not enter the vocabulary")
+
+    # Batches
+    batching: str = setting("uniform", "uniform: sentences of like length together; dynamic: random sentences, padded to the batch's longest; fixed: all padded to seq_len", ("uniform", "dynamic", "fixed"))
+    batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
+    batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
+    pool_size: int = setting(16_384, "uniform only: sentences sorted together; a smaller pool mixes more and pads more")
+    accumulate: int = setting(1, "batches whose gradients are summed for one update; raise it where a larger batch_size does not fit")
+
+    # Model
+    d_model: int = setting(512, "width of the embeddings and of every layer's output")
+    layers: int = setting(6, "number of encoder layers, and of decoder layers")
+    heads: int = setting(8, "attention heads; must divide d_model")
+    d_ff: int = setting(2048, "width inside the feed-forward sublayers; four times d_model is usual")
+    dropout: float = setting(0.1, "share of activations dropped after each sublayer and after the embeddings (Vaswani et al. 2017, 5.4)")
+    norm: str = setting("pre", "pre: LayerNorm before each sublayer, trains without care; post: after it, as in the paper", ("pre", "post"))
+    tied_embeddings: bool = setting(False, "one matrix for target embedding and projection, and for the source embedding too with bpe")
+
+    # Optimisation
+    epochs: int = setting(18, "passes over the training part; the schedule spans all of them")
+    optimizer: str = setting("lion", "lion (Chen et al. 2023) or adamw", ("lion", "adamw"))
+    max_lr: float = setting(1e-4, "peak learning rate of OneCycleLR; AdamW wants 3 to 10 times more than Lion")
+    warmup: float = setting(0.3, "share of the updates in which the learning rate rises to max_lr")
+    beta1: float = setting(0.9, "how much momentum stands in the update's direction")
+    beta2: float = setting(0.99, "how long momentum (Lion) or squared gradients (AdamW, which likes 0.98) are remembered")
+    weight_decay: float = setting(0.01, "pull of the weights towards zero, times the learning rate; Lion wants 3 to 10 times more than AdamW")
+    label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary in the training target")
+    clip_norm: float = setting(1.0, "gradients of a larger norm are scaled down to this; 0 leaves them")
+    target_loss: float = setting(1.8, "the epoch's mean training loss to get under; only reported, never acted on")
+
+    # Machine
+    device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
+    precision: str = setting("auto", "auto: fp16 with GradScaler on CUDA; on a CPU bf16 where it is clearly faster, else fp32", ("auto", "fp32", "bf16", "fp16"))
+    threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
+    seed: int = setting(0, "decides split, initial weights, batches and dropout; on a CPU the same seed gives the same weights")
+
+    # Record
+    runs_dir: str = setting("runs", "folder in which the run's own folder is made")
+    name: str = setting("", "name of the run's folder; empty: preset, batching and time of day")
+    log_every: int = setting(50, "updates between two readings of the loss; each reading waits for the GPU")
+    checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: only at the end of an epoch")
+    samples: int = setting(5, "held-out sentences whose translations are printed and kept after each epoch")
+
+
+PRESETS = {
+    "base": {},  # the original experiment's model and schedule: 75 M parameters on opus_books
+    "demo": {
+        "dataset": SAMPLE, "seq_len": 64, "batch_size": 64, "d_model": 128, "layers": 2, "heads": 4, "d_ff": 512,
+        "epochs": 12, "max_lr": 6e-4,
+    },
+    "small": {
+        "d_model": 256, "layers": 3, "heads": 4, "d_ff": 1024, "max_lr": 4e-4,
+    },
+}  # fmt: skip
+
+PRESET_HELP = """\
+  base   the original experiment: 75 M parameters on opus_books, 18 epochs; wants a GPU
+  demo   the bundled sample: no GPU, no network, minutes
+  small  a model that reaches the target on a laptop"""
+
+
+def preset(preset_name: str, /, **changes) -> Config:
+    """The settings of a preset, with `changes` on top."""
+    return Config(**{**PRESETS[preset_name], **changes})
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot work, before anything is loaded.
+
+    Raises UserError, in a sentence that carries the offending value, the limit and the remedy.
+    """
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if f.metadata["choices"] and value not in f.metadata["choices"]:
+            raise UserError(f"{f.name} is {value!r}, but must be one of: {', '.join(f.metadata['choices'])}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{f.name} is {value}, but must be a finite number.")
+    _check_numbers(config)
+    _check_combinations(config)
+
+
+def _check_numbers(config: Config) -> None:
+    for name in ("batch_size", "pool_size", "accumulate", "d_model", "layers", "heads", "d_ff", "epochs", "log_every",
+                 "min_frequency"):  # fmt: skip
+        _require(config, name, getattr(config, name) >= 1, "at least 1")
+    for name in ("dropout", "label_smoothing", "beta1", "beta2"):
+        _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
+    for name in ("held_out", "warmup"):
+        _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
+    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"):
+        _require(config, name, getattr(config, name) >= 0, "at least 0")
+    _require(config, "max_lr", config.max_lr > 0, "above 0")
+    _require(config, "seq_len", config.seq_len >= 3, "at least 3: a start mark, one word and an end mark")
+
+
+def _require(config: Config, name: str, holds: bool, limit: str) -> None:
+    if not holds:
+        raise UserError(f"{name} is {getattr(config, name)}, but must be {limit}.")
+
+
+def _check_combinations(config: Config) -> None:
+    if config.source_language == config.target_language:
+        raise UserError(
+            f"source_language and target_language are both {config.source_language!r}; "
+            "name two different columns, as in --source-language en --target-language it."
+        )
+    if config.d_model % config.heads:
+        fits = [h for h in range(1, config.d_model + 1) if config.d_model % h == 0]
+        near = min(fits, key=lambda h: abs(h - config.heads))
+        raise UserError(
+            f"d_model {config.d_model} cannot be divided among {config.heads} heads; try --heads {near}."
+        )
+    if config.d_model % 2:
+        raise UserError(f"d_model is {config.d_model}, but must be even: each position is a pair of sine and cosine.")
+    if config.tokenizer == "bpe" and config.vocab_size < 300:
+        raise UserError(
+            f"vocab_size is {config.vocab_size}, but bpe starts from 256 bytes and 4 marks; take at least 300."
+        )
+    _require(config, "vocab_size", config.vocab_size >= 8, "at least 8: four marks and a few words")
+    if config.name and not re.fullmatch(r"[\w][\w.+-]*", config.name):
+        raise UserError(
+            f"name is {config.name!r}, but is to be a folder inside {config.runs_dir}: "
+            "letters, digits, '.', '+', '-' and '_', beginning with a letter or digit."
+        )
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says which flag a mistyped one was probably meant to be."""
+
+    def error(self, message):
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message = f"there is no setting {unknown[1]}" + (f"; did you mean {near[0]}?" if near else ".")
+            message += " `python train.py --help` lists them all."
+        super().error(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of train.py: one flag a field of Config, besides --preset and --resume."""
+    p = _Parser(
+        prog="python train.py",
+        description="Train an encoder-decoder Transformer from scratch to translate.",
+        epilog=f"presets:\n{PRESET_HELP}\n\nEvery default can also be edited in config.py.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("--preset", choices=PRESETS, default="base", help="a set of defaults, see below (default: base)")
+    p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, exactly where it stopped; "
+                   "its settings are its own, only --device and --threads may be given along")  # fmt: skip
+    for f in dataclasses.fields(Config):
+        help = f"{f.metadata['help']} (default: {f.default if f.default != '' else 'empty'})".replace("%", "%%")
+        flag = "--" + f.name.replace("_", "-")
+        if f.type is bool:
+            p.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+        else:
+            p.add_argument(flag, type=f.type, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=help,
+                           metavar=None if f.metadata["choices"] else f.type.__name__.upper())  # fmt: skip
+    return p
+
+
+def parse(argv: list[str] | None = None) -> tuple[Config | None, str | None, dict]:
+    """Reads the command line.
+
+    Returns (config, None, flags) for a new run and (None, run folder, flags) for --resume, where flags holds
+    the settings given on the command line. Exits with code 2 on a typo or a wrong type; raises UserError on
+    values that cannot work.
+    """
+    flags = vars(parser().parse_args(argv))
+    name, resume = flags.pop("preset"), flags.pop("resume")
+    if resume is not None:
+        return None, resume, flags
+    config = preset(name, **flags)
+    check(config)
+    if not config.name:
+        config = dataclasses.replace(config, name=_default_name(name, config))
+    return config, None, flags
+
+
+def _default_name(preset_name: str, config: Config) -> str:
+    return f"{preset_name}-{config.batching}-{datetime.now():%Y%m%d-%H%M%S}"

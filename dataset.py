@@ -1,0 +1,475 @@
+"""From a corpus to batches: sources, cleaning, split, tokenizers, and the bilingual dataset with dynamic padding.
+
+A corpus is read in chunks from memory-mapped Arrow, and each sentence is tokenised once, into flat integer
+arrays with offsets: no Python object a token or a sentence stays behind.
+"""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import Dataset
+
+from config import Config, UserError
+
+PAD, UNK, SOS, EOS = range(4)
+MARKS = ["[PAD]", "[UNK]", "[SOS]", "[EOS]"]
+CHUNK = 10_000  # sentences handled at a time
+VALIDATION_SPLITS = ("validation", "valid", "dev")
+FILE_READERS = {
+    ".parquet": ("parquet", {}),
+    ".jsonl": ("json", {}),
+    ".json": ("json", {}),
+    # Without keep_default_na, a sentence such as "NA" or "None" would be read as a missing one.
+    ".csv": ("csv", {"keep_default_na": False}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
+}
+
+
+# --- Sources ------------------------------------------------------------------------------------------------
+
+
+def load_corpus(config: Config) -> datasets.DatasetDict:
+    """Loads the corpus that config.dataset names, all its splits.
+
+    Raises UserError where it is not there, cannot be reached or cannot be read.
+    """
+    name = config.dataset
+    try:
+        if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
+            return _load_file(Path(name))
+        if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
+            raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
+        return datasets.load_dataset(name, _pair_config(name, config))
+    except ConnectionError as error:
+        raise UserError(
+            f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
+            "train on the bundled sample with --preset demo, or name a local folder or file with --dataset."
+        ) from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
+        cause = error.__cause__ or error.__context__ or error
+        raise UserError(
+            f"The dataset {name!r} could not be read: {_last_line(cause)}. It is to be a Hub id, a folder in the Hub's "
+            f"layout, or a UTF-8 file ending in {', '.join(FILE_READERS)}."
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().rstrip(".")
+
+
+def _load_file(path: Path) -> datasets.DatasetDict:
+    if not path.exists():
+        raise UserError(f"There is no file {str(path)!r}. Check --dataset.")
+    if path.stat().st_size == 0:
+        raise UserError(f"The file {str(path)!r} is empty. Give --dataset a file with sentence pairs.")
+    reader, options = FILE_READERS[path.suffix.lower()]
+    return datasets.load_dataset(reader, data_files={"train": str(path)}, **options)
+
+
+def _pair_config(name: str, config: Config) -> str | None:
+    """Name of the dataset's configuration for the pair: it→en uses `en-it` where there is no `it-en`."""
+    source, target = config.source_language, config.target_language
+    available = datasets.get_dataset_config_names(name)
+    for candidate in (f"{source}-{target}", f"{target}-{source}"):
+        if candidate in available:
+            return candidate
+    if available == ["default"]:
+        return None
+    raise UserError(
+        f"The dataset {name!r} has no pair {source}-{target}; it has: {', '.join(sorted(available)[:40])}. "
+        "Choose with --source-language and --target-language."
+    )
+
+
+def pairs(split: datasets.Dataset, source: str, target: str) -> Iterator[tuple[list, list]]:
+    """Yields chunks of (source sentences, target sentences); a missing side is None.
+
+    The languages stand in a `translation` column, as on the Hub, or in columns of their own.
+    Raises UserError where they do not.
+    """
+    for table in split.with_format("arrow").iter(batch_size=CHUNK):
+        columns = table["translation"].combine_chunks() if "translation" in table.column_names else table
+        names = [f.name for f in columns.type] if columns is not table else table.column_names
+        for language in (source, target):
+            if language not in names:
+                raise UserError(
+                    f"The dataset has no column {language!r}, only: {', '.join(names)}. Name the languages' columns "
+                    "with --source-language and --target-language."
+                )
+        if columns is table:
+            yield table[source].to_pylist(), table[target].to_pylist()
+        else:
+            yield columns.field(source).to_pylist(), columns.field(target).to_pylist()
+
+
+# --- Cleaning and split -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What was done to one part of a corpus, in sentence pairs."""
+
+    part: str
+    rows: int = 0
+    missing: int = 0
+    empty: int = 0
+    too_long: int = 0
+    seq_len: int = 0
+
+    @property
+    def kept(self) -> int:
+        return self.rows - self.missing - self.empty - self.too_long
+
+    def __str__(self) -> str:
+        return (
+            f"{self.part}: kept {self.kept:,} of {self.rows:,} pairs; {self.too_long:,} longer than {self.seq_len} "
+            f"tokens, {self.empty:,} empty, {self.missing:,} without one side"
+        )
+
+
+def _clean(text) -> str | None:
+    return None if text is None else str(text).strip()
+
+
+def fingerprints(texts: list[str]) -> np.ndarray:
+    """A 64-bit digest of each sentence, the same on every machine: int64."""
+    digests = b"".join(hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in texts)
+    return np.frombuffer(digests, dtype=np.int64)
+
+
+def held_out_rows(source_digests: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Which rows to hold out, as a boolean array: about `share` of them, chosen by `seed`.
+
+    All rows with the same source sentence go to the same side, so that none is both trained on and tested.
+    """
+    _, sentence, rows = np.unique(source_digests, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held = np.zeros(len(rows), dtype=bool)
+    held[order[np.cumsum(rows[order]) <= round(share * len(source_digests))]] = True
+    return held[sentence]
+
+
+class Corpus:
+    """The usable pairs of one split of a dataset, as text, in chunks."""
+
+    def __init__(self, part: str, split: datasets.Dataset, config: Config):
+        self.report = Report(part, seq_len=config.seq_len)
+        self._split, self._languages = split, (config.source_language, config.target_language)
+        digests, usable = [], []
+        for source, target in self._cleaned():
+            missing = [s is None or t is None for s, t in zip(source, target, strict=True)]
+            empty = [s == "" or t == "" for s, t in zip(source, target, strict=True)]
+            usable.append(~(np.array(missing) | np.array(empty)))
+            digests.append(fingerprints([s or "" for s in source]))
+            self.report.rows += len(source)
+            self.report.missing += sum(missing)
+            self.report.empty += sum(e and not m for e, m in zip(empty, missing, strict=True))
+        self._usable = np.concatenate(usable) if usable else np.zeros(0, dtype=bool)
+        self.source_digests = np.concatenate(digests) if digests else np.zeros(0, dtype=np.int64)
+
+    def _cleaned(self) -> Iterator[tuple[list, list]]:
+        for source, target in pairs(self._split, *self._languages):
+            yield [_clean(s) for s in source], [_clean(t) for t in target]
+
+    def chunks(self) -> Iterator[tuple[list[str], list[str]]]:
+        """Yields chunks of (source sentences, target sentences), both sides there and not empty."""
+        start = 0
+        for source, target in self._cleaned():
+            keep = np.flatnonzero(self._usable[start : start + len(source)])
+            start += len(source)
+            yield [source[i] for i in keep], [target[i] for i in keep]
+
+    def split_off(self, part: str, share: float, seed: int) -> "Corpus":
+        """Moves about `share` of the rows to a new corpus, which is returned; see held_out_rows."""
+        rows = np.flatnonzero(self._usable)
+        held = np.zeros(len(self._usable), dtype=bool)
+        held[rows[held_out_rows(self.source_digests[rows], share, seed)]] = True
+        other = object.__new__(Corpus)
+        other._split, other._languages, other.source_digests = self._split, self._languages, self.source_digests
+        other._usable = self._usable & held
+        other.report = Report(part, rows=int(held.sum()), seq_len=self.report.seq_len)
+        self._usable = self._usable & ~held
+        self.report.rows -= int(held.sum())
+        return other
+
+    @property
+    def kept_digests(self) -> np.ndarray:
+        return self.source_digests[self._usable]
+
+
+def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, Corpus]:
+    """Training and validation part: the corpus's own validation split, or else part of its training split.
+
+    Raises UserError where there is no training split or nothing is left of a part.
+    """
+    if "train" not in corpus:
+        raise UserError(f"The dataset {config.dataset!r} has no split 'train', only: {', '.join(corpus)}.")
+    train = Corpus("train", corpus["train"], config)
+    own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
+    if own:
+        validation = Corpus("validation", corpus[own], config)
+    else:
+        validation = train.split_off("validation", config.held_out, config.seed)
+    for part in (train, validation):
+        if part.report.kept == 0:
+            raise UserError(
+                f"Nothing is left of the corpus {config.dataset!r} for its {part.report.part} part ({part.report}). "
+                "Give --dataset at least a few dozen pairs with text on both sides."
+            )
+    return train, validation
+
+
+# --- Tokenizers ---------------------------------------------------------------------------------------------
+
+
+def train_word_tokenizer(texts: Iterator[list[str]], config: Config) -> Tokenizer:
+    """One id a word or mark of punctuation: WordLevel with the Whitespace pre-tokenizer."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token=MARKS[UNK]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=MARKS, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _plain_marks(tokenizer)
+
+
+def train_bpe_tokenizer(texts: Iterator[list[str]], config: Config) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016): no unknown words, and decoding gives back every byte."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=MARKS, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    return _plain_marks(tokenizer)
+
+
+def _plain_marks(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.encode_special_tokens = True  # "[EOS]" in a sentence is text like any other
+    return tokenizer
+
+
+def train_tokenizers(train: Corpus, config: Config) -> tuple[Tokenizer, Tokenizer]:
+    """Source and target tokenizer, trained on the training part only; with bpe they are one."""
+    if config.tokenizer == "bpe":
+        joint = train_bpe_tokenizer(chain.from_iterable(train.chunks()), config)
+        return joint, joint
+    return (
+        train_word_tokenizer((source for source, _ in train.chunks()), config),
+        train_word_tokenizer((target for _, target in train.chunks()), config),
+    )
+
+
+def load_tokenizer(text: str) -> Tokenizer:
+    """A tokenizer from the JSON text that Tokenizer.to_str gave."""
+    return _plain_marks(Tokenizer.from_str(text))
+
+
+# --- Ids ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FlatIds:
+    """Token ids of many sentences, each with SOS and EOS: sentence i is ids[offsets[i]:offsets[i + 1]]."""
+
+    ids: np.ndarray  # int32
+    offsets: np.ndarray  # int64, one more than there are sentences
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def rows(self, indices: np.ndarray, width: int) -> np.ndarray:
+        """The sentences `indices` as an array (len(indices), width) of int64, filled up with PAD."""
+        columns = np.arange(width)
+        where = self.offsets[indices][:, None] + columns
+        inside = where < self.offsets[indices + 1][:, None]
+        return np.where(inside, self.ids[np.minimum(where, len(self.ids) - 1)], PAD).astype(np.int64)
+
+
+def encode(texts: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all sentences, each with SOS and EOS, one after the other (int32), and their lengths (int64)."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows)) + 2
+    ids = np.empty(int(lengths.sum()), dtype=np.int32)
+    ends = np.cumsum(lengths)
+    inner = np.ones(len(ids), dtype=bool)
+    inner[ends - 1] = inner[ends - lengths] = False
+    ids[ends - lengths], ids[ends - 1] = SOS, EOS
+    ids[inner] = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(inner.sum()))
+    return ids, lengths
+
+
+def encode_corpus(
+    corpus: Corpus, tokenizers: tuple[Tokenizer, Tokenizer], seq_len: int, keep_texts=False
+) -> "BilingualDataset":
+    """Tokenises every pair once; pairs without a token on one side or longer than seq_len are counted, not kept."""
+    sides = ([], []), ([], [])  # source and target: chunks of ids, chunks of lengths
+    kept_texts = []
+    for texts in corpus.chunks():
+        encoded = [encode(side, tokenizer) for side, tokenizer in zip(texts, tokenizers, strict=True)]
+        empty = (encoded[0][1] <= 2) | (encoded[1][1] <= 2)
+        too_long = ~empty & ((encoded[0][1] > seq_len) | (encoded[1][1] > seq_len))
+        corpus.report.empty += int(empty.sum())
+        corpus.report.too_long += int(too_long.sum())
+        keep = ~(empty | too_long)
+        if keep_texts:
+            kept_texts += [(texts[0][i], texts[1][i]) for i in np.flatnonzero(keep)]
+        for (ids, lengths), (all_ids, all_lengths) in zip(encoded, sides, strict=True):
+            all_ids.append(ids[np.repeat(keep, lengths)])
+            all_lengths.append(lengths[keep])
+    if corpus.report.kept == 0:
+        raise UserError(
+            f"Nothing is left of the corpus's {corpus.report.part} part ({corpus.report}). Raise --seq-len, or give "
+            "--dataset shorter sentences."
+        )
+    source, target = (
+        FlatIds(np.concatenate(ids), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
+        for ids, lengths in sides
+    )
+    return BilingualDataset(source, target, kept_texts)
+
+
+# --- Batches ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """B sentence pairs as tensors, and the N target positions of them that hold a word."""
+
+    source: torch.Tensor  # (B, S) ids
+    target: torch.Tensor  # (B, T) ids the decoder reads: SOS and the words
+    labels: torch.Tensor  # (N,) ids it is to predict: the words and EOS
+    positions: torch.Tensor  # (N,) where in the flattened (B, T) they are predicted
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type != "cuda":
+            return Batch(*(t.to(device) for t in self.tensors()))
+        # Pinned memory lets the copy run beside the GPU's work instead of waiting for it.
+        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self.tensors()))
+
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.source, self.target, self.labels, self.positions
+
+
+class BilingualDataset(Dataset):
+    """Sentence pairs as ids. Batches are as long as their longest sentence: nothing is ever cut off.
+
+    texts: the pairs as text, where they are wanted, as references for translations.
+    """
+
+    def __init__(self, source: FlatIds, target: FlatIds, texts: list[tuple[str, str]] | None = None):
+        self.source, self.target, self.texts = source, target, texts
+        self.source_lengths, self.target_lengths = source.lengths, target.lengths
+
+    def __len__(self) -> int:
+        return len(self.source_lengths)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.source[i], self.target[i]
+
+    def batch(self, indices: np.ndarray, pad_to: int | None = None) -> Batch:
+        """The pairs `indices` side by side, padded to the longest of them or to `pad_to` tokens."""
+        source = self.source.rows(indices, pad_to or int(self.source_lengths[indices].max()))
+        target = self.target.rows(indices, pad_to or int(self.target_lengths[indices].max()))
+        labels = target[:, 1:].reshape(-1)
+        positions = np.flatnonzero(labels != PAD)
+        return Batch(*map(torch.from_numpy, (source, target[:, :-1].copy(), labels[positions], positions)))
+
+    def digest(self) -> str:
+        """A fingerprint of all ids: two corpora that differ in a word differ in it."""
+        h = hashlib.blake2b(digest_size=16)
+        for part in (self.source.ids, self.source.offsets, self.target.ids, self.target.offsets):
+            h.update(np.ascontiguousarray(part).data)
+        return h.hexdigest()
+
+
+@dataclass
+class Plan:
+    """An epoch's batches: batch k holds the sentence pairs order[starts[k]:starts[k + 1]]."""
+
+    order: np.ndarray
+    starts: np.ndarray  # one more than there are batches
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, k: int) -> np.ndarray:
+        return self.order[self.starts[k] : self.starts[k + 1]]
+
+    def longest(self, lengths: np.ndarray) -> np.ndarray:
+        """The longest of `lengths` in each batch."""
+        return np.maximum.reduceat(lengths[self.order], self.starts[:-1])
+
+    def padding(self, dataset: BilingualDataset, pad_to: int | None = None) -> float:
+        """Share of the batches' cells, source and target together, that hold no word."""
+        cells = 0
+        for lengths in (dataset.source_lengths, dataset.target_lengths):
+            widths = np.full(len(self), pad_to) if pad_to else self.longest(lengths)
+            cells += int((np.diff(self.starts) * widths).sum())
+        return 1 - int(dataset.source_lengths.sum() + dataset.target_lengths.sum()) / cells
+
+
+@dataclass
+class RandomBatches:
+    """Plans of `batch_size` random pairs: dynamic padding, or with pad_to the fixed padding that wastes most."""
+
+    dataset: BilingualDataset
+    batch_size: int
+    seed: int = 0
+    pad_to: int | None = None
+
+    def plan(self, epoch: int) -> Plan:
+        """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        return Plan(order, np.append(np.arange(0, len(order), self.batch_size), len(order)))
+
+
+# --- All of it ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Data:
+    """What a run trains and validates on."""
+
+    train: BilingualDataset
+    validation: BilingualDataset
+    tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
+    reports: list[str] = field(default_factory=list)  # what was done to the corpus, a line each
+
+    @property
+    def vocabulary_sizes(self) -> tuple[int, int]:
+        return self.tokenizers[0].get_vocab_size(), self.tokenizers[1].get_vocab_size()
+
+
+def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = None) -> Data:
+    """Loads, cleans, splits and tokenises the corpus that the settings name.
+
+    tokenizers: those of a run that goes on; new ones are trained on the training part otherwise.
+    """
+    train, validation = split_corpus(load_corpus(config), config)
+    tokenizers = tokenizers or train_tokenizers(train, config)
+    parts = (
+        encode_corpus(train, tokenizers, config.seq_len),
+        encode_corpus(validation, tokenizers, config.seq_len, keep_texts=True),
+    )
+    shared = int(np.isin(validation.kept_digests, train.kept_digests).sum())
+    lines = [str(train.report), str(validation.report)]
+    if shared:
+        lines.append(f"note: {shared:,} validation sentences also stand in the training part, by the corpus's own split")
+    return Data(*parts, tokenizers, lines)

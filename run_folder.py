@@ -1,0 +1,267 @@
+"""A run's folder: checkpoints that survive a crash, the record of what was done, and its picture."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from config import Config, UserError
+
+FORMAT = "translation transformer, checkpoint format 1"
+PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "numpy", "tqdm")
+
+
+def create(config: Config) -> Path:
+    """Makes the folder of a new run. Raises UserError where there is one already."""
+    run = Path(config.runs_dir) / config.name
+    try:
+        run.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(
+            f"The folder {run} is there already. Go on with it by `--resume {run}`, or choose another --name."
+        ) from None
+    except OSError as error:
+        raise UserError(f"The folder {run} cannot be made: {error.strerror}. Choose another --runs-dir.") from error
+    return run
+
+
+# --- Checkpoints --------------------------------------------------------------------------------------------
+
+
+def checkpoint_path(run: Path, name: str) -> Path:
+    """Path of checkpoint `name` in a run folder. Raises UserError where there is none."""
+    path = run / f"{name}.pt"
+    if not run.is_dir():
+        raise UserError(f"There is no run folder {run}. See `ls runs` for those there are.")
+    if not path.exists():
+        raise UserError(f"The run {run} has no checkpoint {path.name}: it stopped before the first was saved.")
+    return path
+
+
+def save_checkpoint(path: Path, state: dict) -> None:
+    """Writes a checkpoint so that at any moment either the old or the new one stands whole under `path`.
+
+    Raises UserError where it cannot be written; the previous one then still stands.
+    """
+    part = path.with_suffix(".part")
+    try:
+        with open(part, "wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        part.unlink(missing_ok=True)
+        previous = "The previous checkpoint still stands" if path.exists() else "There is none yet"
+        raise UserError(
+            f"The checkpoint {path} could not be written ({str(error).splitlines()[0]}). {previous}; make room on the "
+            f"disk and go on with `python train.py --resume {path.parent}`."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened to flush it
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Makes `other` the same checkpoint as `path`, at the cost of a directory entry."""
+    part = other.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    os.link(path, part)  # save_checkpoint replaces `path` and never writes into it, so the link keeps this version
+    os.replace(part, other)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Reads a checkpoint. No code from the file is run. Raises UserError where it is damaged or none of ours."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in many ways, all of them meaning the same to the user
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or something else. "
+            "Copy it again from where it came, or use the run's other checkpoint."
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of this package; it lacks the mark {FORMAT!r}.")
+    return state
+
+
+def load_weights(model: torch.nn.Module, state: dict, source) -> None:
+    """Loads a state dict into a model. Raises UserError where the two do not fit together."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"The weights of {source} do not fit the model its settings describe "
+            f"({str(error).splitlines()[1].strip()}). The file was put together from two runs; take the original."
+        ) from error
+
+
+# --- The record ---------------------------------------------------------------------------------------------
+
+
+def write_description(run: Path, config: Config, facts: dict) -> None:
+    """config.json: settings, versions, machine and commit, so that the run explains itself a year later."""
+    description = {
+        "settings": asdict(config),
+        **facts,
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "machine": {"system": platform.system(), "processor": processor(), "cores": os.cpu_count(),
+                    "threads": torch.get_num_threads()},
+    }  # fmt: skip
+    (run / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True
+        )
+    except OSError:
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+class Record:
+    """What a run leaves to read: metrics.jsonl (a line an epoch), steps.jsonl and scalars for TensorBoard."""
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.epochs: list[dict] = []
+        self.steps: list[dict] = []
+        self._board: SummaryWriter | None = None
+
+    def restore(self, epochs: list[dict], steps: list[dict]) -> None:
+        """Takes the record back to what a checkpoint holds; lines written after it go."""
+        self.epochs, self.steps = epochs, steps
+        _write_lines(self.run / "metrics.jsonl", epochs)
+        _write_lines(self.run / "steps.jsonl", steps)
+
+    def step(self, row: dict) -> None:
+        self.steps.append(row)
+        _append(self.run / "steps.jsonl", json.dumps(row) + "\n")
+        self._scalars("step", row)
+
+    def epoch(self, row: dict) -> None:
+        self.epochs.append(row)
+        _append(self.run / "metrics.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+        self._scalars("epoch", row)
+
+    def _scalars(self, group: str, row: dict) -> None:
+        if self._board is None:
+            # purge_step hides what an interrupted run wrote after the checkpoint it goes on from.
+            self._board = SummaryWriter(self.run, purge_step=row["update"])
+        for name, value in row.items():
+            if isinstance(value, int | float) and name not in ("epoch", "update"):
+                self._board.add_scalar(f"{group}/{name}", value, row["update"])
+        self._board.flush()
+
+
+def _write_lines(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _append(path: Path, text: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss or m:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def show_epoch(row: dict, epochs: int) -> None:
+    """Prints an epoch's row of metrics.jsonl and its sample translations."""
+    tqdm.write(
+        f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f} (plain {row['train_nll']:.3f}), "
+        f"held out {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}, perplexity {row['valid_perplexity']:.1f}), "
+        f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, CER {row['cer']:.2f}, WER {row['wer']:.2f}, "
+        f"exact {row['exact']:.1%}, {clock(row['seconds'])} + {clock(row['valid_seconds'])} validation, "
+        f"{row['tokens_per_second']:,.0f} tokens/s" + (", target met" if row["target_met"] else "")
+    )
+    for sample in row["samples"]:
+        tqdm.write(f"    {sample['source']!r}\n    → {sample['translation']!r}\n    = {sample['reference']!r}")
+
+
+def summarise(run: Path, config: Config, record: Record) -> None:
+    """Prints what came of a finished run and draws its picture."""
+    last, best = record.epochs[-1], min(record.epochs, key=lambda row: row["valid_nll"])
+    met = next((row["epoch"] for row in record.epochs if row["target_met"]), None)
+    seconds, validation = (sum(row[name] for row in record.epochs) for name in ("seconds", "valid_seconds"))
+    tqdm.write(
+        f"\n{run}: {last['epoch']} epochs in {clock(seconds)}, and {clock(validation)} of validation\n"
+        f"  training loss {last['train_loss']:.3f}, target {config.target_loss} "
+        + (f"met in epoch {met}" if met else "not met")
+        + f"\n  held out: best loss {best['valid_loss']:.3f} (plain {best['valid_nll']:.3f}) after epoch {best['epoch']}; "
+        f"at the end BLEU {last['bleu']:.1f}, chrF {last['chrf']:.1f}, exact {last['exact']:.1%}\n"
+        f"  translate with: python translate.py {run} \"…\""
+    )
+    picture = draw(run, config, record)
+    tqdm.write(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")
+
+
+# --- The picture --------------------------------------------------------------------------------------------
+
+
+def draw(run: Path, config: Config, record: Record) -> Path | None:
+    """Draws loss, learning rate and throughput into run/curves.png; None where matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    epochs, steps = record.epochs, record.steps
+    figure, (loss, rate, speed) = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)
+    x = [row["epoch"] for row in epochs]
+    loss.plot(x, [row["train_loss"] for row in epochs], "o-", label="training, smoothed")
+    loss.plot(x, [row["train_nll"] for row in epochs], "o-", label="training, plain")
+    loss.plot(x, [row["valid_nll"] for row in epochs], "s--", label="held out, plain")
+    loss.axhline(config.target_loss, color="green", linewidth=1, label=f"target {config.target_loss}")
+    loss.set(xlabel="epoch", ylabel="nats a target token", title="loss, mean of the epoch", ylim=(0, None))
+    loss.legend(fontsize=8)
+    updates = [row["update"] for row in steps]
+    rate.plot(updates, [row["lr"] for row in steps])
+    rate.set(xlabel="update", title="learning rate")
+    speed.plot(updates, [row["tokens_per_second"] for row in steps], linewidth=0.8)
+    speed.set(xlabel="update", title="real target tokens a second", ylim=(0, None))
+    figure.suptitle(run.name)
+    path = run / "curves.png"
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+    return path

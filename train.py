@@ -1,0 +1,449 @@
+"""Trains a translation Transformer: the whole loop, by hand.
+
+    python train.py --preset demo                    the bundled sample, on any machine
+    python train.py --batching uniform               the real job: opus_books English-Italian on a GPU
+    python train.py --resume runs/<name>             go on where a run stopped
+"""
+
+import math
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lion_pytorch.foreach import Lion
+from tqdm import tqdm
+
+import run_folder
+from config import Config, UserError, check, parse
+from dataset import PAD, Data, RandomBatches, load_tokenizer, prepare
+from model import build_model, label_smoothing_floor, loss_sums
+from smart_batching_dataset import UniformBatches
+from translate import score, to_text, translate_ids
+
+# --- The machine --------------------------------------------------------------------------------------------
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that `wanted` names, or the best there is for "auto". Raises UserError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, available in there.items() if available)
+    if not there[wanted]:
+        raise UserError(
+            f"device is {wanted!r}, but PyTorch {torch.__version__} finds none here. Take --device auto, or install a "
+            "build of PyTorch for it."
+        )
+    return torch.device(wanted)
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """The precision of matrix products, and why. Raises UserError where the device lacks the one that is wanted."""
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"precision is 'bf16', but {torch.cuda.get_device_name()} has no bf16; take --precision fp16.")
+    if wanted != "auto":
+        return wanted, "as set"
+    if device.type == "cuda":
+        return "fp16", "with GradScaler it runs on every CUDA card"
+    if device.type == "mps":
+        return "fp32", "the safe choice on MPS"
+    fp32, bf16 = (_matrix_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    name = "bf16" if bf16 > 1.5 * fp32 else "fp32"
+    return name, f"matrix products reach {bf16:.0f} GFLOP/s in bf16 and {fp32:.0f} in fp32 here"
+
+
+def _matrix_gflops(dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> float:
+    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+    a @ b  # the first product of a dtype prepares its kernel
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+# --- What is trained ----------------------------------------------------------------------------------------
+
+
+def make_batches(config: Config, dataset):
+    """The planner of the batching that the settings name."""
+    if config.batching == "uniform":
+        return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size)
+    pad_to = config.seq_len if config.batching == "fixed" else None
+    return RandomBatches(dataset, config.batch_size, config.seed, pad_to)
+
+
+def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
+    options = {"lr": config.max_lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
+    if config.optimizer == "lion":
+        return Lion(parameters, **options)  # the multi-tensor one: a few launches a step, not a thousand
+    return torch.optim.AdamW(parameters, fused=True, **options)
+
+
+def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int):
+    """OneCycleLR over `updates` updates: up to max_lr, then down to almost nothing, in straight lines."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.max_lr,
+        total_steps=updates + 1,  # it is moved after each update, also the last, which must not leave the curve
+        pct_start=config.warmup,
+        anneal_strategy="linear",
+        cycle_momentum=False,  # it would take Lion's beta1 for momentum and change it
+    )
+
+
+@dataclass
+class Sums:
+    """What an epoch adds up, to be divided once at its end."""
+
+    words: int = 0  # real target positions
+    skipped: int = 0  # updates that GradScaler refused because of infinite gradients
+    seconds: float = 0.0  # of training alone, without validation and checkpoints
+    norm: float = 0.0  # gradient norms that were read
+    norms: int = 0  # how many
+
+
+class Trainer:
+    """A run in progress: everything that changes while training, and the steps that change it.
+
+    precision: one of DTYPES, never "auto". run: the run's folder.
+    """
+
+    def __init__(self, config: Config, data: Data, device: torch.device, precision: str, run: Path):
+        torch.manual_seed(config.seed)
+        self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
+        self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
+        self.batches = make_batches(config, data.train)
+        self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
+        self.optimizer = make_optimizer(config, self.model.parameters())
+        self.schedule = make_schedule(config, self.optimizer, self.total)
+        # Half precision is autocast and a scaler; both do nothing when not enabled, so that the loop has no branch.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scale = self.scaler.get_scale()
+        self.epoch, self.batch, self.update = 0, 0, 0  # epochs done, batches of this epoch done, updates in all
+        self.sums = Sums()
+        # Losses are added up on the device: reading one makes the CPU wait for the GPU.
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.loss_sums = torch.zeros(2, dtype=wide, device=device)  # smoothed, plain
+        self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
+        self.record = run_folder.Record(run)
+        self.stop_signal: int | None = None
+
+    # state and restore must agree: what is saved is what is put back.
+
+    def state(self) -> dict:
+        """All that a run needs to go on, as tensors, numbers, strings, lists and dicts."""
+        return {
+            "config": dict(vars(self.config)),
+            "precision": self.precision,
+            "corpus": self.data.train.digest(),
+            "tokenizers": [tokenizer.to_str() for tokenizer in self.data.tokenizers],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "position": [self.epoch, self.batch, self.update],
+            "sums": dict(vars(self.sums)),
+            "loss_sums": self.loss_sums,
+            "record": {"epochs": self.record.epochs, "steps": self.record.steps},
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+
+    def restore(self, state: dict) -> None:
+        """Takes the run up where `state` left it. Raises UserError where state and corpus or model do not fit."""
+        if state["corpus"] != self.data.train.digest():
+            raise UserError(
+                f"The training part of {self.config.dataset!r} is no longer the one that {self.run} began with. "
+                "Put the old corpus back, or start a new run."
+            )
+        run_folder.load_weights(self.model, state["model"], self.run)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.scale = self.scaler.get_scale()
+        self.epoch, self.batch, self.update = state["position"]
+        self.sums = Sums(**state["sums"])
+        self.loss_sums.copy_(state["loss_sums"])
+        self.record.restore(**state["record"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+
+    def save(self, best: bool = False) -> None:
+        """Writes the checkpoint `last`, and keeps it as `best` too if asked. Never one with a broken loss."""
+        self.stop_if_not_finite()
+        run_folder.save_checkpoint(self.run / "last.pt", self.state())
+        if best:
+            run_folder.keep_as(self.run / "last.pt", self.run / "best.pt")
+
+    # One update
+
+    def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smoothed and plain loss of a batch on the device, summed over its words."""
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            logits = self.model(batch.source, batch.target, batch.positions)
+        return loss_sums(logits, batch.labels, self.config.label_smoothing)
+
+    def step(self, group: list) -> torch.Tensor:
+        """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""
+        words = sum(len(batch.labels) for batch in group)
+        for batch in group:
+            smoothed, nll = self.losses(batch.to(self.device))
+            # Divided by the words of the whole group: each word weighs the same, whatever batch it stands in.
+            self.scaler.scale(smoothed / words).backward()
+            self.loss_sums += torch.stack([smoothed.detach(), nll])
+            broken = ~smoothed.detach().isfinite() & (self.not_finite == 0)
+            self.not_finite += broken * (self.update + 1)
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
+        self.scaler.step(self.optimizer)  # with fp16, waits for the GPU
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        scale_before, self.scale = self.scale, self.scaler.get_scale()  # with fp16, waits for the GPU
+        if self.scale >= scale_before:
+            self.schedule.step()
+        else:
+            self.sums.skipped += 1  # the optimizer did not move, so the schedule must not
+        self.update += 1
+        self.sums.words += words
+        return norm
+
+    def stop_if_not_finite(self) -> None:
+        update = int(self.not_finite)  # waits for the GPU
+        if update:
+            raise UserError(
+                f"The loss of update {update:,} is not finite, so training stopped; the last checkpoint before it "
+                f"stands. A --max-lr below {self.config.max_lr:g}, --clip-norm 1 or --precision fp32 may help."
+            )
+
+    # One epoch
+
+    def train_epoch(self) -> None:
+        """Goes on with the epoch until its end or a signal."""
+        self.model.train()
+        plan = self.batches.plan(self.epoch)
+        padding = plan.padding(self.data.train, self.batches.pad_to)
+        bar = tqdm(
+            total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
+            mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
+        )  # fmt: skip
+        saved, words, seconds = time.perf_counter(), self.sums.words, self.sums.seconds
+        while self.batch < len(plan) and self.stop_signal is None:
+            start = time.perf_counter()
+            ends = min(self.batch + self.config.accumulate, len(plan))
+            norm = self.step(
+                [self.data.train.batch(plan[k], self.batches.pad_to) for k in range(self.batch, ends)]
+            )
+            bar.update(ends - self.batch)
+            self.batch = ends
+            due = self.update % self.config.log_every == 0
+            if due or self.batch == len(plan):
+                self.stop_if_not_finite()
+            self.sums.seconds += time.perf_counter() - start
+            if due:
+                speed = (self.sums.words - words) / (self.sums.seconds - seconds)
+                self.log(bar, norm, speed, padding)
+                words, seconds = self.sums.words, self.sums.seconds
+            if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
+                self.save()
+                saved = time.perf_counter()
+        bar.close()
+
+    def log(self, bar: tqdm, norm: torch.Tensor, speed: float, padding: float) -> None:
+        """Reads loss and gradient norm, which waits for the GPU, shows them and keeps them."""
+        row = {
+            "update": self.update,
+            "loss": float(self.loss_sums[0]) / self.sums.words,  # mean of the epoch so far
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "norm": float(norm),
+            "tokens_per_second": speed,
+        }
+        self.sums.norm, self.sums.norms = self.sums.norm + row["norm"], self.sums.norms + 1
+        self.record.step(row)
+        elapsed = self.sums.seconds + sum(done["seconds"] for done in self.record.epochs)
+        left = elapsed * (self.total - self.update) / self.update
+        bar.set_postfix_str(
+            f"loss {row['loss']:.3f}, lr {row['lr']:.1e}, {speed:,.0f} tokens/s, padding {padding:.1%}, "
+            f"{run_folder.clock(left)} left",
+            refresh=False,
+        )
+
+    def end_epoch(self) -> dict:
+        """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
+        smoothed, nll = (self.loss_sums / self.sums.words).tolist()
+        plan = self.batches.plan(self.epoch)
+        row = {
+            "epoch": self.epoch + 1,
+            "update": self.update,
+            "train_loss": smoothed,
+            "train_nll": nll,
+            "target_met": smoothed < self.config.target_loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "norm": self.sums.norm / self.sums.norms if self.sums.norms else None,
+            "skipped": self.sums.skipped,
+            "padding": plan.padding(self.data.train, self.batches.pad_to),
+            "seconds": self.sums.seconds,
+            "tokens_per_second": self.sums.words / self.sums.seconds,
+            "gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else None,
+        }
+        row.update(self.validate())
+        best = row["valid_nll"] < min((r["valid_nll"] for r in self.record.epochs), default=math.inf)
+        self.record.epoch(row)
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
+        self.loss_sums.zero_()
+        self.save(best)
+        return row
+
+    @torch.no_grad()
+    def held_out_loss(self) -> tuple[float, float]:
+        """Smoothed and plain loss a word over the whole held-out part."""
+        self.model.eval()
+        held, sums, words = self.data.validation, torch.zeros_like(self.loss_sums), 0
+        plan = UniformBatches(held, 4 * self.config.batch_size).plan(0)
+        for k in range(len(plan)):
+            batch = held.batch(plan[k])
+            sums += torch.stack(self.losses(batch.to(self.device)))
+            words += len(batch.labels)
+        smoothed, nll = (sums / words).tolist()
+        return smoothed, nll
+
+    @torch.no_grad()
+    def validate(self) -> dict:
+        """Losses, scores of the translations, and a few of these, over the whole held-out part."""
+        start = time.perf_counter()
+        smoothed, nll = self.held_out_loss()
+        held = self.data.validation
+        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            ids = translate_ids(self.model, held.source, self.config.seq_len, self.device)
+        language = self.config.target_language
+        translations = [to_text(self.data.tokenizers[1], row, language) for row in ids]
+        references = [target for _, target in held.texts]
+        scores = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
+        scores.update(score(translations, references), valid_seconds=time.perf_counter() - start)
+        shown = range(0, len(held), max(1, len(held) // max(1, self.config.samples)))[: self.config.samples]
+        samples = [
+            {"source": held.texts[i][0], "reference": references[i], "translation": translations[i]} for i in shown
+        ]
+        return {**scores, "samples": samples}
+
+    # All epochs
+
+    def train(self) -> bool:
+        """Trains until the last epoch is done (True) or a signal came, at which the run is saved (False)."""
+        while self.epoch < self.config.epochs:
+            self.train_epoch()
+            plan_done = self.batch >= len(self.batches.plan(self.epoch))
+            if plan_done:
+                run_folder.show_epoch(self.end_epoch(), self.config.epochs)
+            if self.stop_signal is not None:
+                if not plan_done:
+                    self.save()
+                return False
+        return True
+
+
+# --- The command --------------------------------------------------------------------------------------------
+
+
+def start(config: Config) -> Trainer:
+    """A trainer at the beginning of a new run, with its folder made and described."""
+    device = prepare_machine(config)
+    precision, reason = choose_precision(config.precision, device)
+    data = prepare(config)
+    run = run_folder.create(config)
+    trainer = Trainer(config, data, device, precision, run)
+    facts = describe(trainer, reason)
+    run_folder.write_description(run, config, facts)
+    print("\n".join(data.reports))
+    for name in ("device", "precision", "model", "vocabulary", "batches", "loss"):
+        print(f"{name}: {facts[name]}")
+    print(f"run: {run}\n")
+    return trainer
+
+
+def describe(trainer: Trainer, reason: str) -> dict:
+    """What a reader wants to know of a run before its first update, as sentences and numbers."""
+    config, device = trainer.config, trainer.device
+    source_words, words = trainer.data.vocabulary_sizes
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    plan = trainer.batches.plan(0)
+    padding = plan.padding(trainer.data.train, trainer.batches.pad_to)
+    floor = label_smoothing_floor(words, config.label_smoothing)
+    with torch.no_grad():
+        first = trainer.held_out_loss()[0]
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "precision": f"{trainer.precision} ({reason})",
+        "model": f"{parameters / 1e6:.1f} M parameters",
+        "vocabulary": f"{source_words:,} words of {config.source_language}, {words:,} of {config.target_language}",
+        "batches": f"{config.batching}: {len(plan):,} an epoch, {padding:.1%} padding; {trainer.total:,} updates in all",
+        "loss": f"{first:.2f} before training (ln V = {math.log(words):.2f}), target {config.target_loss}, "
+        f"floor of label smoothing {floor:.2f}",
+        "parameters": parameters,
+        "vocabulary_sizes": [source_words, words],
+        "updates": trainer.total,
+        "label_smoothing_floor": floor,
+        "corpus": trainer.data.reports,
+    }
+
+
+def resume(folder: str, flags: dict) -> Trainer:
+    """A trainer that goes on where the run in `folder` stopped. Raises UserError on flags that would change it."""
+    run = Path(folder)
+    state = run_folder.load_checkpoint(run_folder.checkpoint_path(run, "last"))
+    config = Config(**state["config"])
+    for name, value in flags.items():
+        if name not in ("device", "threads") and value != getattr(config, name):
+            raise UserError(
+                f"{name} is {getattr(config, name)!r} in the run {run} and cannot become {value!r} on the way. "
+                f"Leave --{name.replace('_', '-')} out, or start a new run."
+            )
+    config = replace(config, **{name: value for name, value in flags.items() if name in ("device", "threads")})
+    check(config)
+    device = prepare_machine(config)
+    precision, _ = choose_precision(state["precision"], device)
+    data = prepare(config, tuple(load_tokenizer(text) for text in state["tokenizers"]))
+    trainer = Trainer(config, data, device, precision, run)
+    trainer.restore(state)
+    print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}")
+    return trainer
+
+
+def prepare_machine(config: Config) -> torch.device:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.backends.cuda.matmul.allow_tf32 = True  # where fp32 products remain, on cards that have it
+    return choose_device(config.device)
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        config, folder, flags = parse(argv)
+        trainer = resume(folder, flags) if folder is not None else start(config)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: on_signal(trainer, number))
+        finished = trainer.train()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not finished:
+        print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
+        return 128 + trainer.stop_signal
+    run_folder.summarise(trainer.run, trainer.config, trainer.record)
+    return 0
+
+
+def on_signal(trainer: Trainer, number: int) -> None:
+    tqdm.write("stopping after this update; once more to stop at once, without saving")
+    trainer.stop_signal = number
+    signal.signal(number, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Translating with a trained model: batched greedy decoding, readable text, and its scores."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torchmetrics.functional.text import char_error_rate, chrf_score, sacre_bleu_score, word_error_rate
+
+import run_folder
+from config import Config, UserError
+from dataset import EOS, PAD, SOS, FlatIds, encode, load_tokenizer
+from model import Transformer, build_model
+
+WORDS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
+
+# --- Decoding -----------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def greedy(model: Transformer, source: torch.Tensor, limits: torch.Tensor) -> list[list[int]]:
+    """The likeliest next word, again and again, for all rows at once until every row has ended.
+
+    source: (B, S) ids. limits: (B,) most words a row may have. Returns the ids without SOS and EOS.
+    """
+    encoded, mask = model.encode(source)
+    memory, past = model.memory(encoded), None
+    words = torch.full((len(source), 1), SOS, device=source.device)
+    ended = torch.zeros(len(source), dtype=torch.bool, device=source.device)
+    output = []
+    for step in range(int(limits.max())):
+        hidden, past = model.decode(words, memory, mask, past)
+        logits = model.projection(hidden[:, -1])  # (B, V)
+        logits[:, [PAD, SOS]] = -torch.inf
+        words = logits.argmax(-1, keepdim=True)
+        ended |= (words[:, 0] == EOS) | (limits <= step)
+        if bool(ended.all()):  # waits for the GPU, once a word
+            break
+        output.append(words.masked_fill(ended[:, None], PAD))
+    if not output:
+        return [[] for _ in range(len(source))]
+    return [[w for w in row if w != PAD] for row in torch.cat(output, dim=1).tolist()]
+
+
+def translate_ids(model: Transformer, source: FlatIds, positions: int, device: torch.device) -> list[list[int]]:
+    """Translates sentences given as ids, like lengths together; returns ids in the order of the input.
+
+    positions: the longest sentence the model can write, in tokens. A translation is at most twice as long as its
+    source plus ten.
+    """
+    model.eval()
+    lengths = source.lengths
+    order = np.argsort(-lengths, kind="stable")
+    output: list[list[int]] = [[]] * len(order)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, WORDS_A_BATCH // int(lengths[order[start]]))]
+        start += len(rows)
+        batch = torch.from_numpy(source.rows(rows, int(lengths[rows].max()))).to(device)
+        limits = torch.from_numpy(np.minimum(2 * lengths[rows] + 10, positions - 1)).to(device)
+        for row, ids in zip(rows, greedy(model, batch, limits), strict=True):
+            output[row] = ids
+    return output
+
+
+# --- Text ---------------------------------------------------------------------------------------------------
+
+ENGLISH_ENDING = re.compile(r"(s|t|re|ve|ll|d|m)$", re.IGNORECASE)
+VOWEL = re.compile(r"[aeiouhàâäáèêëéìîïíòôöóùûüúœæy]", re.IGNORECASE)
+# Italian words cut short, which are not joined to the next one: un po' alto, va' a casa
+CUT_SHORT = {"po", "mo", "be", "de", "que", "ne", "co", "va", "fa", "da", "sta", "di", "to", "e"}
+CLOSING, OPENING, APOSTROPHES, DASHES = ".,;:?!)]}»”…%", "([{«“‘¿¡", "'’", "-—"
+
+
+def to_text(tokenizer: Tokenizer, ids: list[int], language: str) -> str:
+    """Readable text of ids without SOS and EOS: exact for bpe; for words, with spaces as `language` sets them."""
+    if tokenizer.decoder is not None:
+        return tokenizer.decode(ids, skip_special_tokens=False)
+    return join_words([tokenizer.id_to_token(i) for i in ids], language)
+
+
+def join_words(words: list[str], language: str) -> str:
+    """Puts the words and punctuation marks of the Whitespace pre-tokenizer together again.
+
+    An apostrophe clings to what English or Romance spelling makes of it: don't, l'amico, un po' di. Double
+    quotation marks open and close in turn.
+    """
+    text, quoted = "", False
+    for i, word in enumerate(words):
+        if i and _space_between(words[i - 2] if i > 1 else "", words[i - 1], word, quoted, language):
+            text += " "
+        text += word
+        quoted ^= word.count('"') % 2 == 1
+    return text
+
+
+def _space_between(earlier: str, before: str, word: str, quoted: bool, language: str) -> bool:
+    if word[0] in CLOSING or before[-1] in OPENING:
+        return False
+    if word[0] == '"' or before[-1] == '"':
+        return not quoted  # no space on the inner side of a quotation mark
+    if word[0] in APOSTROPHES or word in DASHES or before in DASHES:
+        return False
+    if before[-1] in APOSTROPHES:
+        return not _clings(earlier, word, language)
+    if before in ",.:" and earlier.isdigit() and word.isdigit():
+        return before == "," and len(word) != 3  # 3,000 and 3.5 and 2:30, but 3, 4
+    return True
+
+
+def _clings(before: str, word: str, language: str) -> bool:
+    """Whether `word` follows `before` and an apostrophe without a space."""
+    if language in ("en", "de", "nl"):
+        return bool(ENGLISH_ENDING.match(word)) or before.lower() == "o"
+    return bool(VOWEL.match(word)) and before.lower() not in CUT_SHORT
+
+
+def score(translations: list[str], references: list[str]) -> dict[str, float]:
+    """SacreBLEU (13a tokenisation) and chrF of 0 to 100, and the shares of wrong characters, wrong words and
+    exactly right sentences of 0 to 1, over all sentences. The text is to be detokenised, one reference each.
+    """
+    one_each = [[reference] for reference in references]
+    exact = sum(t == r for t, r in zip(translations, references, strict=True)) / len(references)
+    return {
+        "bleu": 100 * float(sacre_bleu_score(translations, one_each)),
+        "chrf": 100 * float(chrf_score(translations, one_each, n_word_order=0)),
+        "cer": float(char_error_rate(translations, references)),
+        "wer": float(word_error_rate(translations, references)),
+        "exact": exact,
+    }
+
+
+# --- Command line -------------------------------------------------------------------------------------------
+
+
+class Translator:
+    """A trained model with its tokenizers, from a run folder's checkpoint."""
+
+    def __init__(self, run: str, checkpoint: str = "best", device: str = "cpu"):
+        state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
+        self.config = Config(**state["config"])
+        self.tokenizers = tuple(load_tokenizer(text) for text in state["tokenizers"])
+        sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
+        self.device = torch.device(device)
+        self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
+        run_folder.restore(self.model, state["model"], run)
+
+    def __call__(self, sentences: list[str]) -> list[str]:
+        """Translates sentences; an empty one stays empty, one too long for the model is cut at its limit."""
+        ids, lengths = encode([s.strip() for s in sentences], self.tokenizers[0])
+        source = FlatIds(ids, np.concatenate([[0], np.cumsum(lengths)]))
+        rows = [i for i in range(len(sentences)) if lengths[i] > 2]
+        kept = [self._fit(source[i], sentences[i]) for i in rows]
+        if not kept:
+            return [""] * len(sentences)
+        source = FlatIds(np.concatenate(kept), np.concatenate([[0], np.cumsum([len(k) for k in kept])]))
+        output = [""] * len(sentences)
+        for i, words in zip(rows, translate_ids(self.model, source, self.config.seq_len, self.device), strict=True):
+            output[i] = to_text(self.tokenizers[1], words, self.config.target_language)
+        return output
+
+    def _fit(self, ids: np.ndarray, sentence: str) -> np.ndarray:
+        limit = self.config.seq_len
+        if len(ids) <= limit:
+            return ids
+        print(f"warning: {sentence[:40]!r}… has {len(ids):,} tokens and is cut at the model's {limit:,}.", file=sys.stderr)
+        return np.append(ids[: limit - 1], np.int32(EOS))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python translate.py", description="Translate with a trained run.")
+    parser.add_argument("run", help="folder of the run, as in runs/demo-uniform-20260101-120000")
+    parser.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best",
+                        help="best: of the lowest held-out loss; last: the newest (default: best)")  # fmt: skip
+    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cpu", help="(default: cpu)")
+    args = parser.parse_args(argv)
+    try:
+        translator = Translator(args.run, args.checkpoint, args.device)
+        if args.sentence:
+            print("\n".join(translator(args.sentence)))
+        else:
+            for line in sys.stdin:
+                print(translator([line])[0], flush=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

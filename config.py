@@ -24,6 +24,7 @@ def setting(default, help, choices=None):
     return field(default=default, metadata={"help": help, "choices": choices})
 
 
+# fmt: off
 @dataclass(frozen=True)
 class Config:
     # Data
@@ -37,7 +38,7 @@ class Config:
     min_frequency: int = setting(2, "a word or merge seen less often in the training part does not enter the vocabulary")
 
     # Batches
-    batching: str = setting("uniform", "uniform: sentences of like length together; dynamic: random sentences, padded to the batch's longest; fixed: all padded to seq_len", ("uniform", "dynamic", "fixed"))
+    batching: str = setting("uniform", "uniform: like lengths together; dynamic: random, padded to the batch's longest; fixed: all padded to seq_len", ("uniform", "dynamic", "fixed"))
     batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
     batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
     pool_size: int = setting(16_384, "uniform only: sentences sorted together; a smaller pool mixes more and pads more")
@@ -59,7 +60,7 @@ class Config:
     warmup: float = setting(0.3, "share of the updates in which the learning rate rises to max_lr")
     beta1: float = setting(0.9, "how much momentum stands in the update's direction")
     beta2: float = setting(0.99, "how long momentum (Lion) or squared gradients (AdamW, which likes 0.98) are remembered")
-    weight_decay: float = setting(0.01, "pull of the weights towards zero, times the learning rate; Lion wants 3 to 10 times more than AdamW")
+    weight_decay: float = setting(0.01, "pull of the weights towards zero; Lion wants 3 to 10 times more than AdamW")
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary in the training target")
     clip_norm: float = setting(1.0, "gradients of a larger norm are scaled down to this; 0 leaves them")
     target_loss: float = setting(1.8, "the epoch's mean training loss to get under; only reported, never acted on")
@@ -90,7 +91,8 @@ PRESETS = {
         "tokenizer": "bpe", "vocab_size": 8000, "d_model": 256, "layers": 2, "heads": 4, "d_ff": 1024, "dropout": 0.0,
         "max_lr": 3e-4,
     },
-}  # fmt: skip
+}
+# fmt: on
 
 PRESET_HELP = """\
   base   the original experiment: 75 M parameters on opus_books, 18 epochs; wants a GPU
@@ -146,9 +148,7 @@ def _check_combinations(config: Config) -> None:
     if config.d_model % config.heads:
         fits = [h for h in range(1, config.d_model + 1) if config.d_model % h == 0]
         near = min(fits, key=lambda h: abs(h - config.heads))
-        raise UserError(
-            f"d_model {config.d_model} cannot be divided among {config.heads} heads; try --heads {near}."
-        )
+        raise UserError(f"d_model {config.d_model} cannot be divided among {config.heads} heads; try --heads {near}.")
     if config.d_model % 2:
         raise UserError(f"d_model is {config.d_model}, but must be even: each position is a pair of sine and cosine.")
     if config.tokenizer == "bpe" and config.vocab_size < 300:

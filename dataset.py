@@ -1,4 +1,4 @@
-"""From a corpus to batches: sources, cleaning, split, tokenizers, and the bilingual dataset with dynamic padding.
+"""From a corpus to batches: sources, cleaning, split, ids, and the bilingual dataset with dynamic padding.
 
 A corpus is read in chunks from memory-mapped Arrow, and each sentence is tokenised once, into flat integer
 arrays with offsets: no Python object a token or a sentence stays behind.
@@ -7,7 +7,7 @@ arrays with offsets: no Python object a token or a sentence stays behind.
 import csv
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,13 +15,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch.utils.data import Dataset
 
 from config import Config, UserError
+from tokenizer import EOS, PAD, SOS, train_bpe_tokenizer, train_word_tokenizer
 
-PAD, UNK, SOS, EOS = range(4)
-MARKS = ["[PAD]", "[UNK]", "[SOS]", "[EOS]"]
 CHUNK = 10_000  # sentences handled at a time
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 FILE_READERS = {
@@ -137,10 +136,6 @@ class Report:
         )
 
 
-def _clean(text) -> str | None:
-    return None if text is None else str(text).strip()
-
-
 def fingerprints(texts: list[str]) -> np.ndarray:
     """A 64-bit digest of each sentence, the same on every machine: int64."""
     digests = b"".join(hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in texts)
@@ -159,52 +154,56 @@ def held_out_rows(source_digests: np.ndarray, share: float, seed: int) -> np.nda
     return held[sentence]
 
 
+@dataclass
 class Corpus:
-    """The usable pairs of one split of a dataset, as text, in chunks."""
+    """The usable pairs of one part of a dataset, as text that stays on disk and is read in chunks."""
 
-    def __init__(self, part: str, split: datasets.Dataset, config: Config):
-        self.report = Report(part, seq_len=config.seq_len)
-        self._split, self._languages = split, (config.source_language, config.target_language)
-        digests, usable = [], []
-        for source, target in self._cleaned():
-            missing = [s is None or t is None for s, t in zip(source, target, strict=True)]
-            empty = [s == "" or t == "" for s, t in zip(source, target, strict=True)]
-            usable.append(~(np.array(missing) | np.array(empty)))
-            digests.append(fingerprints([s or "" for s in source]))
-            self.report.rows += len(source)
-            self.report.missing += sum(missing)
-            self.report.empty += sum(e and not m for e, m in zip(empty, missing, strict=True))
-        self._usable = np.concatenate(usable) if usable else np.zeros(0, dtype=bool)
-        self.source_digests = np.concatenate(digests) if digests else np.zeros(0, dtype=np.int64)
-
-    def _cleaned(self) -> Iterator[tuple[list, list]]:
-        for source, target in pairs(self._split, *self._languages):
-            yield [_clean(s) for s in source], [_clean(t) for t in target]
+    split: datasets.Dataset
+    languages: tuple[str, str]  # source, target
+    usable: np.ndarray  # which rows belong to this part and have text on both sides: bool
+    digests: np.ndarray  # fingerprints of all rows' source sentences: int64
+    report: Report
 
     def chunks(self) -> Iterator[tuple[list[str], list[str]]]:
-        """Yields chunks of (source sentences, target sentences), both sides there and not empty."""
+        """Yields chunks of (source sentences, target sentences)."""
         start = 0
-        for source, target in self._cleaned():
-            keep = np.flatnonzero(self._usable[start : start + len(source)])
+        for source, target in _stripped_pairs(self.split, self.languages):
+            keep = np.flatnonzero(self.usable[start : start + len(source)])
             start += len(source)
             yield [source[i] for i in keep], [target[i] for i in keep]
 
-    def split_off(self, part: str, share: float, seed: int) -> "Corpus":
-        """Moves about `share` of the rows to a new corpus, which is returned; see held_out_rows."""
-        rows = np.flatnonzero(self._usable)
-        held = np.zeros(len(self._usable), dtype=bool)
-        held[rows[held_out_rows(self.source_digests[rows], share, seed)]] = True
-        other = object.__new__(Corpus)
-        other._split, other._languages, other.source_digests = self._split, self._languages, self.source_digests
-        other._usable = self._usable & held
-        other.report = Report(part, rows=int(held.sum()), seq_len=self.report.seq_len)
-        self._usable = self._usable & ~held
-        self.report.rows -= int(held.sum())
-        return other
 
-    @property
-    def kept_digests(self) -> np.ndarray:
-        return self.source_digests[self._usable]
+def _stripped_pairs(split: datasets.Dataset, languages: tuple[str, str]) -> Iterator[tuple[list, list]]:
+    for sides in pairs(split, *languages):
+        yield tuple([None if text is None else str(text).strip() for text in side] for side in sides)
+
+
+def survey(part: str, split: datasets.Dataset, config: Config) -> Corpus:
+    """Reads all rows once: which are usable, and their fingerprints."""
+    languages = (config.source_language, config.target_language)
+    report = Report(part, seq_len=config.seq_len)
+    usable, digests = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.int64)]
+    for source, target in _stripped_pairs(split, languages):
+        missing = np.array([s is None or t is None for s, t in zip(source, target, strict=True)])
+        empty = np.array([s == "" or t == "" for s, t in zip(source, target, strict=True)]) & ~missing
+        report.rows += len(source)
+        report.missing += int(missing.sum())
+        report.empty += int(empty.sum())
+        usable.append(~missing & ~empty)
+        digests.append(fingerprints([s or "" for s in source]))
+    return Corpus(split, languages, np.concatenate(usable), np.concatenate(digests), report)
+
+
+def hold_out(corpus: Corpus, part: str, share: float, seed: int) -> tuple[Corpus, Corpus]:
+    """Parts a corpus in two: what is left to train on, and about `share` of its rows; see held_out_rows."""
+    rows = np.flatnonzero(corpus.usable)
+    held = np.zeros(len(corpus.usable), dtype=bool)
+    held[rows[held_out_rows(corpus.digests[rows], share, seed)]] = True
+    count = int(held.sum())
+    return (
+        replace(corpus, usable=corpus.usable & ~held, report=replace(corpus.report, rows=corpus.report.rows - count)),
+        replace(corpus, usable=held, report=Report(part, rows=count, seq_len=corpus.report.seq_len)),
+    )
 
 
 def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, Corpus]:
@@ -214,12 +213,12 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     """
     if "train" not in corpus:
         raise UserError(f"The dataset {config.dataset!r} has no split 'train', only: {', '.join(corpus)}.")
-    train = Corpus("train", corpus["train"], config)
+    train = survey("train", corpus["train"], config)
     own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
     if own:
-        validation = Corpus("validation", corpus[own], config)
+        validation = survey("validation", corpus[own], config)
     else:
-        validation = train.split_off("validation", config.held_out, config.seed)
+        train, validation = hold_out(train, "validation", config.held_out, config.seed)
     for part in (train, validation):
         if part.report.kept == 0:
             raise UserError(
@@ -229,55 +228,19 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     return train, validation
 
 
-# --- Tokenizers ---------------------------------------------------------------------------------------------
-
-
-def train_word_tokenizer(texts: Iterator[list[str]], config: Config) -> Tokenizer:
-    """One id a word or mark of punctuation: WordLevel with the Whitespace pre-tokenizer."""
-    tokenizer = Tokenizer(models.WordLevel(unk_token=MARKS[UNK]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=MARKS, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return _plain_marks(tokenizer)
-
-
-def train_bpe_tokenizer(texts: Iterator[list[str]], config: Config) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al. 2016): no unknown words, and decoding gives back every byte."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=MARKS, show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
-    tokenizer.train_from_iterator(texts, trainer)
-    return _plain_marks(tokenizer)
-
-
-def _plain_marks(tokenizer: Tokenizer) -> Tokenizer:
-    tokenizer.encode_special_tokens = True  # "[EOS]" in a sentence is text like any other
-    return tokenizer
+# --- Ids ----------------------------------------------------------------------------------------------------
 
 
 def train_tokenizers(train: Corpus, config: Config) -> tuple[Tokenizer, Tokenizer]:
     """Source and target tokenizer, trained on the training part only; with bpe they are one."""
+    limits = (config.vocab_size, config.min_frequency)
     if config.tokenizer == "bpe":
-        joint = train_bpe_tokenizer(chain.from_iterable(train.chunks()), config)
+        joint = train_bpe_tokenizer(chain.from_iterable(train.chunks()), *limits)
         return joint, joint
     return (
-        train_word_tokenizer((source for source, _ in train.chunks()), config),
-        train_word_tokenizer((target for _, target in train.chunks()), config),
+        train_word_tokenizer((source for source, _ in train.chunks()), *limits),
+        train_word_tokenizer((target for _, target in train.chunks()), *limits),
     )
-
-
-def load_tokenizer(text: str) -> Tokenizer:
-    """A tokenizer from the JSON text that Tokenizer.to_str gave."""
-    return _plain_marks(Tokenizer.from_str(text))
-
-
-# --- Ids ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -427,12 +390,11 @@ class Plan:
 
 @dataclass
 class RandomBatches:
-    """Plans of `batch_size` random pairs: dynamic padding, or with pad_to the fixed padding that wastes most."""
+    """Plans of `batch_size` random pairs, as the dynamic and the fixed padding take them."""
 
     dataset: BilingualDataset
     batch_size: int
     seed: int = 0
-    pad_to: int | None = None
 
     def plan(self, epoch: int) -> Plan:
         """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
@@ -468,8 +430,8 @@ def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = Non
         encode_corpus(train, tokenizers, config.seq_len),
         encode_corpus(validation, tokenizers, config.seq_len, keep_texts=True),
     )
-    shared = int(np.isin(validation.kept_digests, train.kept_digests).sum())
+    shared = int(np.isin(validation.digests[validation.usable], train.digests[train.usable]).sum())
     lines = [str(train.report), str(validation.report)]
     if shared:
-        lines.append(f"note: {shared:,} validation sentences also stand in the training part, by the corpus's own split")
+        lines.append(f"note: {shared:,} validation sentences stand in the training part too, by the corpus's own split")
     return Data(*parts, tokenizers, lines)

@@ -99,7 +99,8 @@ class MultiHeadAttention(nn.Module):
         """
         q = self._split(self.query(x))  # (B, H, T, K)
         if self.keep_weights or _formula_is_faster(q):
-            out, weights = _attend(q, keys, values, causal_mask(q.shape[2], keys.shape[2], x.device) if causal else mask)
+            mask = causal_mask(q.shape[2], keys.shape[2], x.device) if causal else mask
+            out, weights = _attend(q, keys, values, mask)
             self.weights = weights if self.keep_weights else None
         else:
             out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=causal)

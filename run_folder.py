@@ -20,18 +20,32 @@ FORMAT = "translation transformer, checkpoint format 1"
 PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "numpy", "tqdm")
 
 
-def create(config: Config) -> Path:
-    """Makes the folder of a new run. Raises UserError where there is one already."""
-    run = Path(config.runs_dir) / config.name
+def refuse_existing(run: Path) -> None:
+    """Raises UserError where there is such a folder already: a run is never overwritten or mixed with another."""
+    if run.exists():
+        raise UserError(f"{run} is there already. Go on with it by --resume {run}, or choose another --name.")
+
+
+def create(run: Path, config: Config, facts: dict) -> None:
+    """Makes the folder of a new run, with its config.json: settings, versions, machine and commit, so that the run
+    explains itself a year later. Raises UserError where it cannot be made.
+    """
+    refuse_existing(run)
+    description = {
+        "settings": asdict(config),
+        **facts,
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(),
+                    "threads": torch.get_num_threads()},
+    }  # fmt: skip
     try:
         run.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(
-            f"The folder {run} is there already. Go on with it by `--resume {run}`, or choose another --name."
-        ) from None
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        (run / "config.json").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"The folder {run} cannot be made: {error.strerror}. Choose another --runs-dir.") from error
-    return run
 
 
 # --- Checkpoints --------------------------------------------------------------------------------------------
@@ -93,7 +107,7 @@ def load_checkpoint(path: Path) -> dict:
     except Exception as error:  # a damaged archive fails in many ways, all of them meaning the same to the user
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or something else. "
-            "Copy it again from where it came, or use the run's other checkpoint."
+            "Copy it again from where it came, or put the run's other checkpoint in its place."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this package; it lacks the mark {FORMAT!r}.")
@@ -114,21 +128,7 @@ def load_weights(model: torch.nn.Module, state: dict, source) -> None:
 # --- The record ---------------------------------------------------------------------------------------------
 
 
-def write_description(run: Path, config: Config, facts: dict) -> None:
-    """config.json: settings, versions, machine and commit, so that the run explains itself a year later."""
-    description = {
-        "settings": asdict(config),
-        **facts,
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
-        "machine": {"system": platform.system(), "processor": processor(), "cores": os.cpu_count(),
-                    "threads": torch.get_num_threads()},
-    }  # fmt: skip
-    (run / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
+def _processor() -> str:
     """The CPU's name, as far as the system tells."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
@@ -226,9 +226,9 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         f"\n{run}: {last['epoch']} epochs in {clock(seconds)}, and {clock(validation)} of validation\n"
         f"  training loss {last['train_loss']:.3f}, target {config.target_loss} "
         + (f"met in epoch {met}" if met else "not met")
-        + f"\n  held out: best loss {best['valid_loss']:.3f} (plain {best['valid_nll']:.3f}) after epoch {best['epoch']}; "
+        + f"\n  held out: best loss {best['valid_loss']:.3f} (plain {best['valid_nll']:.3f}) in epoch {best['epoch']}; "
         f"at the end BLEU {last['bleu']:.1f}, chrF {last['chrf']:.1f}, exact {last['exact']:.1%}\n"
-        f"  translate with: python translate.py {run} \"…\""
+        f'  translate with: python translate.py {run} "…"'
     )
     picture = draw(run, config, record)
     tqdm.write(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")

@@ -31,7 +31,6 @@ class UniformBatches:
     seed: int = 0
     batch_by: str = "tokens"
     pool_size: int = 16_384
-    pad_to: None = None  # RandomBatches' third way of padding; here a batch is as long as its longest sentence
 
     @property
     def token_budget(self) -> int:

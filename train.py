@@ -1,9 +1,4 @@
-"""Trains a translation Transformer: the whole loop, by hand.
-
-    python train.py --preset demo                    the bundled sample, on any machine
-    python train.py --batching uniform               the real job: opus_books English-Italian on a GPU
-    python train.py --resume runs/<name>             go on where a run stopped
-"""
+"""Trains a translation Transformer: the whole loop, by hand. `python train.py --help` tells how to use it."""
 
 import math
 import signal
@@ -18,10 +13,11 @@ from tqdm import tqdm
 
 import run_folder
 from config import Config, UserError, check, parse
-from dataset import PAD, Data, RandomBatches, load_tokenizer, prepare
+from dataset import Data, RandomBatches, prepare
 from model import build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
-from translate import score, to_text, translate_ids
+from tokenizer import PAD, load_tokenizer, to_text
+from translate import score, translate_ids
 
 # --- The machine --------------------------------------------------------------------------------------------
 
@@ -74,8 +70,7 @@ def make_batches(config: Config, dataset):
     """The planner of the batching that the settings name."""
     if config.batching == "uniform":
         return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size)
-    pad_to = config.seq_len if config.batching == "fixed" else None
-    return RandomBatches(dataset, config.batch_size, config.seed, pad_to)
+    return RandomBatches(dataset, config.batch_size, config.seed)
 
 
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
@@ -119,6 +114,7 @@ class Trainer:
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.batches = make_batches(config, data.train)
+        self.pad_to = config.seq_len if config.batching == "fixed" else None
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
         self.optimizer = make_optimizer(config, self.model.parameters())
         self.schedule = make_schedule(config, self.optimizer, self.total)
@@ -228,7 +224,7 @@ class Trainer:
         """Goes on with the epoch until its end or a signal."""
         self.model.train()
         plan = self.batches.plan(self.epoch)
-        padding = plan.padding(self.data.train, self.batches.pad_to)
+        padding = plan.padding(self.data.train, self.pad_to)
         bar = tqdm(
             total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
@@ -237,9 +233,7 @@ class Trainer:
         while self.batch < len(plan) and self.stop_signal is None:
             start = time.perf_counter()
             ends = min(self.batch + self.config.accumulate, len(plan))
-            norm = self.step(
-                [self.data.train.batch(plan[k], self.batches.pad_to) for k in range(self.batch, ends)]
-            )
+            norm = self.step([self.data.train.batch(plan[k], self.pad_to) for k in range(self.batch, ends)])
             bar.update(ends - self.batch)
             self.batch = ends
             due = self.update % self.config.log_every == 0
@@ -287,7 +281,7 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "norm": self.sums.norm / self.sums.norms if self.sums.norms else None,
             "skipped": self.sums.skipped,
-            "padding": plan.padding(self.data.train, self.batches.pad_to),
+            "padding": plan.padding(self.data.train, self.pad_to),
             "seconds": self.sums.seconds,
             "tokens_per_second": self.sums.words / self.sums.seconds,
             "gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else None,
@@ -355,11 +349,12 @@ def start(config: Config) -> Trainer:
     """A trainer at the beginning of a new run, with its folder made and described."""
     device = prepare_machine(config)
     precision, reason = choose_precision(config.precision, device)
+    run = Path(config.runs_dir) / config.name
+    run_folder.refuse_existing(run)
     data = prepare(config)
-    run = run_folder.create(config)
     trainer = Trainer(config, data, device, precision, run)
     facts = describe(trainer, reason)
-    run_folder.write_description(run, config, facts)
+    run_folder.create(run, config, facts)
     print("\n".join(data.reports))
     for name in ("device", "precision", "model", "vocabulary", "batches", "loss"):
         print(f"{name}: {facts[name]}")
@@ -373,7 +368,7 @@ def describe(trainer: Trainer, reason: str) -> dict:
     source_words, words = trainer.data.vocabulary_sizes
     parameters = sum(p.numel() for p in trainer.model.parameters())
     plan = trainer.batches.plan(0)
-    padding = plan.padding(trainer.data.train, trainer.batches.pad_to)
+    padding = plan.padding(trainer.data.train, trainer.pad_to)
     floor = label_smoothing_floor(words, config.label_smoothing)
     with torch.no_grad():
         first = trainer.held_out_loss()[0]
@@ -382,7 +377,7 @@ def describe(trainer: Trainer, reason: str) -> dict:
         "precision": f"{trainer.precision} ({reason})",
         "model": f"{parameters / 1e6:.1f} M parameters",
         "vocabulary": f"{source_words:,} words of {config.source_language}, {words:,} of {config.target_language}",
-        "batches": f"{config.batching}: {len(plan):,} an epoch, {padding:.1%} padding; {trainer.total:,} updates in all",
+        "batches": f"{config.batching}: {len(plan):,} an epoch, {padding:.1%} padding; {trainer.total:,} updates",
         "loss": f"{first:.2f} before training (ln V = {math.log(words):.2f}), target {config.target_loss}, "
         f"floor of label smoothing {floor:.2f}",
         "parameters": parameters,
@@ -432,6 +427,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before the first update; nothing was saved", file=sys.stderr)
+        return 128 + signal.SIGINT
     if not finished:
         print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
         return 128 + trainer.stop_signal

@@ -1,19 +1,18 @@
-"""Translating with a trained model: batched greedy decoding, readable text, and its scores."""
+"""Translating with a trained model: batched greedy decoding, scores, and the command line."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torchmetrics.functional.text import char_error_rate, chrf_score, sacre_bleu_score, word_error_rate
 
 import run_folder
 from config import Config, UserError
-from dataset import EOS, PAD, SOS, FlatIds, encode, load_tokenizer
+from dataset import FlatIds, encode
 from model import Transformer, build_model
+from tokenizer import EOS, PAD, SOS, load_tokenizer, to_text
 
 WORDS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
 
@@ -66,56 +65,7 @@ def translate_ids(model: Transformer, source: FlatIds, positions: int, device: t
     return output
 
 
-# --- Text ---------------------------------------------------------------------------------------------------
-
-ENGLISH_ENDING = re.compile(r"(s|t|re|ve|ll|d|m)$", re.IGNORECASE)
-VOWEL = re.compile(r"[aeiouhàâäáèêëéìîïíòôöóùûüúœæy]", re.IGNORECASE)
-# Italian words cut short, which are not joined to the next one: un po' alto, va' a casa
-CUT_SHORT = {"po", "mo", "be", "de", "que", "ne", "co", "va", "fa", "da", "sta", "di", "to", "e"}
-CLOSING, OPENING, APOSTROPHES, DASHES = ".,;:?!)]}»”…%", "([{«“‘¿¡", "'’", "-—"
-
-
-def to_text(tokenizer: Tokenizer, ids: list[int], language: str) -> str:
-    """Readable text of ids without SOS and EOS: exact for bpe; for words, with spaces as `language` sets them."""
-    if tokenizer.decoder is not None:
-        return tokenizer.decode(ids, skip_special_tokens=False)
-    return join_words([tokenizer.id_to_token(i) for i in ids], language)
-
-
-def join_words(words: list[str], language: str) -> str:
-    """Puts the words and punctuation marks of the Whitespace pre-tokenizer together again.
-
-    An apostrophe clings to what English or Romance spelling makes of it: don't, l'amico, un po' di. Double
-    quotation marks open and close in turn.
-    """
-    text, quoted = "", False
-    for i, word in enumerate(words):
-        if i and _space_between(words[i - 2] if i > 1 else "", words[i - 1], word, quoted, language):
-            text += " "
-        text += word
-        quoted ^= word.count('"') % 2 == 1
-    return text
-
-
-def _space_between(earlier: str, before: str, word: str, quoted: bool, language: str) -> bool:
-    if word[0] in CLOSING or before[-1] in OPENING:
-        return False
-    if word[0] == '"' or before[-1] == '"':
-        return not quoted  # no space on the inner side of a quotation mark
-    if word[0] in APOSTROPHES or word in DASHES or before in DASHES:
-        return False
-    if before[-1] in APOSTROPHES:
-        return not _clings(earlier, word, language)
-    if before in ",.:" and earlier.isdigit() and word.isdigit():
-        return before == "," and len(word) != 3  # 3,000 and 3.5 and 2:30, but 3, 4
-    return True
-
-
-def _clings(before: str, word: str, language: str) -> bool:
-    """Whether `word` follows `before` and an apostrophe without a space."""
-    if language in ("en", "de", "nl"):
-        return bool(ENGLISH_ENDING.match(word)) or before.lower() == "o"
-    return bool(VOWEL.match(word)) and before.lower() not in CUT_SHORT
+# --- Scores -------------------------------------------------------------------------------------------------
 
 
 def score(translations: list[str], references: list[str]) -> dict[str, float]:
@@ -166,7 +116,8 @@ class Translator:
         limit = self.config.seq_len
         if len(ids) <= limit:
             return ids
-        print(f"warning: {sentence[:40]!r}… has {len(ids):,} tokens and is cut at the model's {limit:,}.", file=sys.stderr)
+        start = f"{sentence[:40]!r}…"
+        print(f"warning: {start} has {len(ids):,} tokens and is cut at the model's {limit:,}.", file=sys.stderr)
         return np.append(ids[: limit - 1], np.int32(EOS))
 
 

@@ -86,9 +86,7 @@ class Draw:
 
 def adjective_for(draw: Draw, noun: Noun, probability: float, only_before: bool = False):
     """An adjective that suits the noun, or None."""
-    options = [
-        a for a in ADJECTIVES.values() if set(a.fits) & set(noun.tags) and (a.before or not only_before)
-    ]
+    options = [a for a in ADJECTIVES.values() if set(a.fits) & set(noun.tags) and (a.before or not only_before)]
     return draw.one(options) if options and draw.chance(probability) else None
 
 
@@ -110,9 +108,7 @@ def thing(draw: Draw, tag: str, dets: str = "", adjective: float = 0.25) -> Noun
     return phrase
 
 
-def person(
-    draw: Draw, adjective: float = 0.2, dets: str = "the the the the a this that two many all"
-) -> NounPhrase:
+def person(draw: Draw, adjective: float = 0.2, dets: str = "the the the the a this that two many all") -> NounPhrase:
     """A noun phrase for one or more people: the nurse, those students, my friend."""
     noun = draw.noun("person")
     det = draw.any(dets.split())
@@ -179,9 +175,7 @@ def static_place(draw: Draw) -> Pair:
 
 def outdoors(draw: Draw) -> Pair:
     """Where one walks and where animals live."""
-    noun, where, dove, _ = PLACES[
-        draw.one(("park", "garden", "forest", "village", "island", "beach", "bridge"))
-    ]
+    noun, where, dove, _ = PLACES[draw.one(("park", "garden", "forest", "village", "island", "beach", "bridge"))]
     return located(where, dove, place_phrase(draw, noun, True))
 
 
@@ -207,9 +201,7 @@ def near(draw: Draw) -> Pair:
         ("behind", "dietro"),
         ("far from", "lontano da"),
     )
-    places = [
-        PLACES[name][0] for name in ("station", "museum", "hospital", "park", "hotel", "stadium", "airport")
-    ]
+    places = [PLACES[name][0] for name in ("station", "museum", "hospital", "park", "hotel", "stadium", "airport")]
     return located(*draw.one(words), place_phrase(draw, draw.one(places), False))
 
 
@@ -219,9 +211,7 @@ def holder(draw: Draw) -> Pair:
     if noun.en in ("table", "bed") and draw.chance(0.4):
         where, dove = "under", "sotto"
     det = draw.any(("the", "the", "the", "this", "that"))
-    return located(
-        where, dove, noun_phrase(noun, det, plural=draw.chance(0.45 if noun.en == "shelf" else 0.2))
-    )
+    return located(where, dove, noun_phrase(noun, det, plural=draw.chance(0.45 if noun.en == "shelf" else 0.2)))
 
 
 def complements(draw: Draw, verb: Verb, full: bool = True, dets: str = "") -> list[Pair]:
@@ -237,7 +227,7 @@ def complements(draw: Draw, verb: Verb, full: bool = True, dets: str = "") -> li
     if frame == "home":
         return [near(draw) if draw.chance(0.4) else draw.any((PAIRS_OF_PLACES[4], PAIRS_OF_PLACES[5]))]
     if frame == "destination":
-        return [destination(draw)] + company
+        return [destination(draw), *company]
     if frame == "arrival":
         stops = [row for row in PLACES.values() if row[1] == "at"]
         noun, where, dove, _ = draw.one(stops)
@@ -256,17 +246,11 @@ def complements(draw: Draw, verb: Verb, full: bool = True, dets: str = "") -> li
     if frame == "received":
         return [thing(draw, "portable", "a a two three many"), located("from", "da", someone(draw))]
     if frame == "owned":
-        return [
-            thing(
-                draw, draw.any(("farm", "portable", "bulky", "several")), "a a two three four five many", 0.2
-            )
-        ]
+        return [thing(draw, draw.any(("farm", "portable", "bulky", "several")), "a a two three four five many", 0.2)]
     if frame == "people":
         return [someone(draw)] + ([static_place(draw)] if more and "stative" not in verb.flags else [])
     if frame == "seen":
-        return [someone(draw) if draw.chance(0.5) else thing(draw, "animal")] + (
-            [static_place(draw)] if more else []
-        )
+        return [someone(draw) if draw.chance(0.5) else thing(draw, "animal")] + ([static_place(draw)] if more else [])
     if frame == "goods":
         return [thing(draw, frame, dets)] + ([trading_place(draw)] if more else [])
     return [thing(draw, frame, dets)] + ([static_place(draw)] if more else [])
@@ -280,16 +264,10 @@ def verb_for(draw: Draw, subject: NounPhrase, tense: str, frames: tuple[str, ...
 
     def fits(verb: Verb) -> bool:
         flags = verb.flags
-        if (
-            "stative" in flags
-            or verb.frame in ("that", "infinitive")
-            or (frames and verb.frame not in frames)
-        ):
+        if "stative" in flags or verb.frame in ("that", "infinitive") or (frames and verb.frame not in frames):
             return False
         # The participle with essere would show a gender that "I" does not tell.
-        too_personal = (
-            "essere" in flags if tense == "past" else subject.person != 3 and "personal" not in flags
-        )
+        too_personal = "essere" in flags if tense == "past" else subject.person != 3 and "personal" not in flags
         if subject.is_pronoun and subject.index != 2 and too_personal:
             return False
         if verb.en == "read" and subject.index != 2 and tense in ("present", "past"):
@@ -348,16 +326,12 @@ def condition(draw: Draw, tense: str, first: bool = False) -> Pair:
     if draw.chance(0.55):
         return clause(who, BE_WITH_AVERE, tense, Pair(*draw.one(STATES.items())), negative=draw.chance(0.1))
     words = "happy sad" if who.is_pronoun and who.index != 2 else "happy sad tired sick"
-    return clause(
-        who, BE, tense, g.state(who, ADJECTIVES[draw.any(words.split())]), negative=draw.chance(0.1)
-    )
+    return clause(who, BE, tense, g.state(who, ADJECTIVES[draw.any(words.split())]), negative=draw.chance(0.1))
 
 
 def action(draw: Draw, flag: str = "future", full: bool = True, dets: str = "") -> tuple[Verb, list[Pair]]:
     """A verb with this flag and its complements, for an infinitive or an imperative."""
-    verb = draw.one(
-        [verb for verb in VERBS.values() if flag in verb.flags and verb.en != "arrive"], "infinitive"
-    )
+    verb = draw.one([verb for verb in VERBS.values() if flag in verb.flags and verb.en != "arrive"], "infinitive")
     return verb, complements(draw, verb, full, dets)
 
 
@@ -377,15 +351,9 @@ def with_object_relative(draw: Draw) -> NounPhrase:
     noun = draw.noun("portable")
     what = noun_phrase(noun, "the", adjective_for(draw, noun, 0.15), draw.chance(0.25))
     verb = VERBS[
-        draw.one(
-            ("find", "lose", "hide", "steal", "see", "look for", "buy" if "goods" in noun.tags else "find")
-        )
+        draw.one(("find", "lose", "hide", "steal", "see", "look for", "buy" if "goods" in noun.tags else "find"))
     ]
-    who = (
-        pronoun(draw, "I you he she we they")
-        if draw.chance(0.3) and verb.en in ("find", "see")
-        else someone(draw)
-    )
+    who = pronoun(draw, "I you he she we they") if draw.chance(0.3) and verb.en in ("find", "see") else someone(draw)
     draw.used.add(verb.en)
     en, it = clause(who, verb, "past")
     return g.which(what, Pair(f"that {en}", it))

@@ -37,9 +37,7 @@ class NounPhrase:
     @property
     def index(self) -> int:
         """Place of the verb form in the tables: io, tu, lui/lei, noi, loro."""
-        return {(1, False): 0, (2, False): 1, (3, False): 2, (1, True): 3, (3, True): 4}[
-            self.person, self.plural
-        ]
+        return {(1, False): 0, (2, False): 1, (3, False): 2, (1, True): 3, (3, True): 4}[self.person, self.plural]
 
     @property
     def is_pronoun(self) -> bool:
@@ -143,9 +141,7 @@ def name(who: str) -> NounPhrase:
     return NounPhrase(who, who, feminine=NAMES[who])
 
 
-def noun_phrase(
-    noun: Noun, det: str = "the", adjective: Adjective | None = None, plural: bool = False
-) -> NounPhrase:
+def noun_phrase(noun: Noun, det: str = "the", adjective: Adjective | None = None, plural: bool = False) -> NounPhrase:
     """Determiner, noun and adjective. `det`: the, a, some, this, that, many, all, a number..."""
     feminine = noun.feminine
     en = join(adjective.en if adjective else "", noun.en_plural if plural else noun.en)
@@ -228,9 +224,7 @@ def english_predicate(verb: Verb, tense: str, index: int, negative: bool = False
     return join(auxiliary, main)
 
 
-def italian_predicate(
-    verb: Verb, tense: str, subject: NounPhrase, negative: bool = False, often: str = ""
-) -> str:
+def italian_predicate(verb: Verb, tense: str, subject: NounPhrase, negative: bool = False, often: str = "") -> str:
     """mangia, non mangia, mangia spesso, non mangia mai, è arrivata."""
     index = subject.index
     if tense == "progressive" or (tense == "past" and "stative" in verb.flags):
@@ -253,17 +247,13 @@ def predicate(
     return Pair(join(en, *(part.en for part in rest)), join(it, *(part.it for part in rest)))
 
 
-def clause(
-    subject: NounPhrase, verb: Verb, tense: str, *rest: Pair, negative: bool = False, often: str = ""
-) -> Pair:
+def clause(subject: NounPhrase, verb: Verb, tense: str, *rest: Pair, negative: bool = False, often: str = "") -> Pair:
     """Subject, verb and the rest; tenses: present, past, progressive (imperfetto), future."""
     en, it = predicate(subject, verb, tense, *rest, negative=negative, often=often)
     return Pair(join(subject.en, en), join(subject.it, it))
 
 
-def question(
-    word: Pair, subject: NounPhrase, verb: Verb, tense: str, *rest: Pair, inverted: bool = False
-) -> Pair:
+def question(word: Pair, subject: NounPhrase, verb: Verb, tense: str, *rest: Pair, inverted: bool = False) -> Pair:
     """A question; `word` may be empty (yes or no). `inverted`: the Italian subject stands at the end."""
     auxiliary, main = english_verb(verb, tense, subject.index)
     en = join(word.en, auxiliary, subject.en, main, *(part.en for part in rest))
@@ -302,9 +292,7 @@ def there_is(phrase: NounPhrase, where: Pair, past: bool = False, asked: bool = 
 def likes(person: str, phrase: NounPhrase, negative: bool = False, asked: bool = False) -> Pair:
     """I like the apples: mi piacciono le mele. `person`: I or you."""
     en = f"do {person} like" if asked else f"{person} {'do not like' if negative else 'like'}"
-    it = join(
-        "non" if negative else "", "mi" if person == "I" else "ti", "piacciono" if phrase.plural else "piace"
-    )
+    it = join("non" if negative else "", "mi" if person == "I" else "ti", "piacciono" if phrase.plural else "piace")
     return Pair(f"{en} {phrase.en}", f"{it} {phrase.it}")
 
 
@@ -316,9 +304,7 @@ def state(subject: NounPhrase, adjective: Adjective) -> Pair:
 def infinitive(verb: Verb, *rest: Pair, en: str = "{en}") -> Pair:
     """An infinitive phrase; `en` is the form in English, with {en} or {ing}."""
     english = en.format(en=verb.en, ing=verb.ing)
-    return Pair(
-        join(english, *(part.en for part in rest)), join(verb.infinitive, *(part.it for part in rest))
-    )
+    return Pair(join(english, *(part.en for part in rest)), join(verb.infinitive, *(part.it for part in rest)))
 
 
 def sentence(*parts: Pair | NounPhrase | str, end: str = ".") -> Pair:

@@ -68,15 +68,9 @@ def simple(draw: Draw) -> Pair:
 
 def short(draw: Draw) -> Pair:
     verb = VERBS[draw.one(["sleep", "work", "sing", "dance", "play", "walk", "cry", "leave", "arrive"])]
-    subject = (
-        draw.name() if draw.chance(0.3) else relative_kin(draw) if draw.chance(0.4) else person(draw, 0.1)
-    )
+    subject = draw.name() if draw.chance(0.3) else relative_kin(draw) if draw.chance(0.4) else person(draw, 0.1)
     tense = draw.any(
-        [
-            t
-            for t in ("present", "past", "future", "progressive")
-            if t in ("present", "past") or t in verb.flags
-        ]
+        [t for t in ("present", "past", "future", "progressive") if t in ("present", "past") or t in verb.flags]
     )
     draw.counts[verb, (tense, subject.index)] += 1
     return sentence(clause(subject, verb, tense, negative=deny(draw, 0.2, subject, [])))
@@ -88,9 +82,7 @@ def description(draw: Draw) -> Pair:
     if kind == "pronoun":
         subject, noun = pronoun(draw), None
         plain = subject.index != 2
-        words = (
-            "kind intelligent happy sad English" if plain else "old tall rich tired sick shy famous Italian"
-        )
+        words = "kind intelligent happy sad English" if plain else "old tall rich tired sick shy famous Italian"
         adjective = ADJECTIVES[draw.any(words.split())]
     else:
         noun = PLACES[draw.one(PLACES)][0] if kind == "place" else draw.noun(kind)
@@ -129,9 +121,7 @@ def group(draw: Draw) -> Pair:
     if draw.chance(0.3):
         subject = g.both(draw.name(), draw.name())
     else:
-        noun = draw.one(
-            [noun for noun in NOUNS.values() if {"person", "several"} & set(noun.tags) and noun.feminine]
-        )
+        noun = draw.one([noun for noun in NOUNS.values() if {"person", "several"} & set(noun.tags) and noun.feminine])
         det = draw.one(POSSESSIVES) if "kin" in noun.tags else draw.any(("the", "this", "that", "all", "two"))
         subject = noun_phrase(noun, det, plural=True)
     verb = draw.one([verb for verb in VERBS.values() if "essere" in verb.flags], "group")
@@ -150,9 +140,7 @@ def owning(draw: Draw) -> Pair:
     rest = complements(draw, verb)
     if draw.chance(0.2):
         return sentence(question(NOTHING, subject, verb, tense, *rest), end="?")
-    return sentence(
-        clause(subject, verb, tense, *rest, negative=verb.en != "have" and deny(draw, 0.2, subject, rest))
-    )
+    return sentence(clause(subject, verb, tense, *rest, negative=verb.en != "have" and deny(draw, 0.2, subject, rest)))
 
 
 def animals(draw: Draw) -> Pair:
@@ -185,9 +173,7 @@ def where_or_when(draw: Draw) -> Pair:
         else pronoun(draw, "you he she they")
     )
     where = draw.chance(0.6)
-    verb = verb_for(
-        draw, subject, tense, ("place", "destination") if where else ("nothing", "arrival", "destination")
-    )
+    verb = verb_for(draw, subject, tense, ("place", "destination") if where else ("nothing", "arrival", "destination"))
     if where and verb.en in ("come", "return"):
         raise DeadEnd
     word = Pair("where", "dove") if where else Pair("when", "quando")
@@ -195,12 +181,8 @@ def where_or_when(draw: Draw) -> Pair:
 
 
 def where_is(draw: Draw) -> Pair:
-    subject = draw.any(
-        (draw.name, lambda: relative_kin(draw), lambda: thing(draw, "portable", "the the my my", 0.1))
-    )()
-    return sentence(
-        question(Pair("where", "dove"), subject, BE, draw.any(("present", "past")), inverted=True), end="?"
-    )
+    subject = draw.any((draw.name, lambda: relative_kin(draw), lambda: thing(draw, "portable", "the the my my", 0.1)))()
+    return sentence(question(Pair("where", "dove"), subject, BE, draw.any(("present", "past")), inverted=True), end="?")
 
 
 def what(draw: Draw) -> Pair:
@@ -294,9 +276,7 @@ def when(draw: Draw) -> Pair:
     if draw.chance(0.4):
         return sentence(word, condition(draw, "present"), ",", main_clause(draw, "present", negation=0.1))
     draw.topic = subject = someone(draw)
-    verb = verb_for(
-        draw, subject, "past", ("arrival", "inside", "nothing", "destination", "received", "people")
-    )
+    verb = verb_for(draw, subject, "past", ("arrival", "inside", "nothing", "destination", "received", "people"))
     if "progressive" in verb.flags:
         raise DeadEnd  # "when she waited" is no event
     event = clause(subject, verb, "past", *complements(draw, verb, False))

@@ -360,8 +360,7 @@ def make_place(row: list[str]) -> tuple[Noun, str, str, bool]:
 
 NOUNS = {row[0]: Noun(*row[:4], row[4] == "f", tuple(row[5].split())) for row in rows(NOUN_TABLE)}
 ADJECTIVES = {
-    en: Adjective(en, it, where == "before", tuple(fits.split()))
-    for en, it, where, fits in rows(ADJECTIVE_TABLE)
+    en: Adjective(en, it, where == "before", tuple(fits.split())) for en, it, where, fits in rows(ADJECTIVE_TABLE)
 }
 PLACES = {row[0]: make_place(row) for row in rows(PLACE_TABLE)}
 HOLDERS = {row[0]: make_place(row) for row in rows(HOLDER_TABLE)}

@@ -55,7 +55,8 @@ def test_generator_reproduces_the_committed_rows(pairs):
 def test_lengths(pairs):
     for side in zip(*pairs, strict=True):
         lengths = [len(text.split()) for text in side]
-        assert min(lengths) >= 3 and max(lengths) <= 40
+        assert min(lengths) >= 3
+        assert max(lengths) <= 40
         assert sum(length >= 25 for length in lengths) >= 150
         assert sum(length <= 6 for length in lengths) >= 1000
 
@@ -73,9 +74,12 @@ def test_every_token_is_frequent(pairs):
 
 def test_sentences_are_well_formed(pairs):
     for pair in pairs:
-        assert pair.en[-1] == pair.it[-1] and pair.en[-1] in '.?!"'
+        assert pair.en[-1] == pair.it[-1]
+        assert pair.en[-1] in '.?!"'
         for text in pair:
-            assert text[0].isupper() and "  " not in text and not re.search(r" [,.:?!]|' ", text)
+            assert text[0].isupper()
+            assert "  " not in text
+            assert not re.search(r" [,.:?!]|' ", text)
 
 
 NOUN_PHRASES = {

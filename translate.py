@@ -96,7 +96,7 @@ class Translator:
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
         self.device = torch.device(device)
         self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
-        run_folder.restore(self.model, state["model"], run)
+        run_folder.load_weights(self.model, state["model"], run)
 
     def __call__(self, sentences: list[str]) -> list[str]:
         """Translates sentences; an empty one stays empty, one too long for the model is cut at its limit."""

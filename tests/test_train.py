@@ -1,0 +1,435 @@
+"""The training loop: its schedule, its steps, and that an interrupted run is the same run."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import digit_pairs, write_jsonl
+
+import run_folder
+import train
+from config import UserError, preset
+from dataset import prepare
+from train import Trainer, make_optimizer, make_schedule
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+def trainer_for(config, run="run") -> Trainer:
+    folder = Path(config.runs_dir) / run
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, prepare(config), CPU, config.precision, folder)
+
+
+def groups(trainer, epoch=0):
+    plan = trainer.batches.plan(epoch)
+    step = trainer.config.accumulate
+    return [
+        [trainer.data.train.batch(plan[k], trainer.pad_to) for k in range(start, min(start + step, len(plan)))]
+        for start in range(0, len(plan), step)
+    ]
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+# --- Schedule and optimizer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "adamw"])
+def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(optimizer):
+    config = dataclasses.replace(preset("base"), optimizer=optimizer)
+    opt = make_optimizer(config, [torch.nn.Parameter(torch.zeros(3))])
+    updates = 100
+    schedule = make_schedule(config, opt, updates)
+    curve = []
+    for _ in range(updates):
+        curve.append(opt.param_groups[0]["lr"])
+        assert opt.param_groups[0]["betas"] == (config.beta1, config.beta2)
+        opt.param_groups[0]["params"][0].grad = torch.ones(3)
+        opt.step()
+        schedule.step()
+    top = 0.3 * (updates + 1) - 1  # the step at which the rise ends
+    low, peak, last = config.max_lr / 25, config.max_lr, config.max_lr / 25 / 1e4
+    ends = [0, top, updates]
+    expected = np.interp(np.arange(updates), ends, [low, peak, last])
+    np.testing.assert_allclose(curve, expected, rtol=1e-6)
+    assert opt.param_groups[0]["lr"] == pytest.approx(last)  # after the last update, still above zero
+    assert max(curve) == pytest.approx(peak, rel=0.05)
+
+
+def test_lions_step_is_the_papers_formula():
+    torch.manual_seed(0)
+    config = dataclasses.replace(preset("base"), weight_decay=0.1, max_lr=0.01)
+    parameter = torch.nn.Parameter(torch.randn(7))
+    opt = make_optimizer(config, [parameter])
+    expected, momentum = parameter.detach().clone(), torch.zeros(7)
+    for _ in range(3):  # Chen et al. 2023, algorithm 2
+        gradient = torch.randn(7)
+        parameter.grad = gradient.clone()
+        opt.step()
+        update = (config.beta1 * momentum + (1 - config.beta1) * gradient).sign()
+        expected = expected - config.max_lr * (update + config.weight_decay * expected)
+        momentum = config.beta2 * momentum + (1 - config.beta2) * gradient
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_the_schedule_is_as_long_as_all_epochs_together(tiny):
+    trainer = trainer_for(dataclasses.replace(tiny, accumulate=2))
+    updates = sum(len(groups(trainer, epoch)) for epoch in range(tiny.epochs))
+    assert trainer.total == updates
+    assert trainer.schedule.total_steps == updates + 1
+
+
+# --- One step -------------------------------------------------------------------------------------------------
+
+
+def test_accumulation_equals_one_large_batch(tiny):
+    config = dataclasses.replace(tiny, dropout=0.0)
+    one, other = trainer_for(config), trainer_for(config)
+    for trainer in (one, other):  # Lion's sign would turn rounding into steps
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+    rows = np.arange(48)
+    data = one.data.train
+    for _ in range(3):
+        one.step([data.batch(rows)])
+        other.step([data.batch(rows[:5]), data.batch(rows[5:11]), data.batch(rows[11:])])
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(one.loss_sums, other.loss_sums)
+    assert one.sums.words == other.sums.words
+
+
+def test_gradients_are_unscaled_before_they_are_clipped(tiny):
+    config = dataclasses.replace(tiny, dropout=0.0, clip_norm=0.1, precision="fp16")
+    norms = []
+    for scale in (2.0, 1024.0):
+        trainer = trainer_for(config)
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer.scale = scale
+        norms.append(float(trainer.step(groups(trainer)[0])))
+    assert norms[0] == pytest.approx(norms[1], rel=0.02)
+    exact = trainer_for(dataclasses.replace(config, precision="fp32"))
+    assert norms[0] == pytest.approx(float(exact.step(groups(exact)[0])), rel=0.05)
+
+
+def test_the_clipped_gradients_have_the_limits_norm(tiny, monkeypatch):
+    trainer = trainer_for(dataclasses.replace(tiny, clip_norm=0.01))
+    seen = []
+
+    def look():
+        total = sum(float(p.grad.square().sum()) for p in trainer.model.parameters())
+        seen.append(math.sqrt(total))
+
+    monkeypatch.setattr(trainer.optimizer, "step", look)
+    norm = float(trainer.step(groups(trainer)[0]))
+    assert norm > 0.01  # the norm that is reported is the one before clipping
+    assert seen[0] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_an_update_that_the_scaler_skips_moves_neither_weights_nor_schedule(tiny):
+    trainer = trainer_for(dataclasses.replace(tiny, precision="fp16"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)  # overflows fp16
+    trainer.scale = 2.0**40
+    before, lr = weights(trainer), trainer.optimizer.param_groups[0]["lr"]
+    trainer.step(groups(trainer)[0])
+    assert_same_weights(weights(trainer), before)
+    assert trainer.sums.skipped == 1
+    assert trainer.schedule.last_epoch == 0
+    assert trainer.optimizer.param_groups[0]["lr"] == lr
+    trainer.scaler.update(128.0)
+    trainer.scale = 128.0
+    trainer.step(groups(trainer)[1])
+    assert trainer.sums.skipped == 1
+    assert trainer.schedule.last_epoch == 1
+    assert trainer.update == 2
+
+
+@pytest.mark.parametrize("batching", ["uniform", "dynamic", "fixed"])
+def test_the_epochs_loss_is_the_mean_over_its_words_whatever_the_batches(tiny, batching):
+    config = dataclasses.replace(tiny, batching=batching, dropout=0.0, max_lr=1e-12, weight_decay=0.0)
+    trainer = trainer_for(config)
+    for group in groups(trainer):
+        trainer.step(group)
+    smoothed, plain = (trainer.loss_sums / trainer.sums.words).tolist()
+    with torch.no_grad():
+        everything = trainer.data.train.batch(np.arange(len(trainer.data.train)))
+        logits = trainer.model(everything.source, everything.target, everything.positions)
+        cross_entropy = torch.nn.functional.cross_entropy
+        assert smoothed == pytest.approx(cross_entropy(logits, everything.labels, label_smoothing=0.1).item(), rel=1e-4)
+        assert plain == pytest.approx(cross_entropy(logits, everything.labels).item(), rel=1e-4)
+    assert trainer.sums.words == len(everything.labels)
+
+
+# --- A run ----------------------------------------------------------------------------------------------------
+
+
+def command(config, *more) -> list[str]:
+    given = {k: v for k, v in vars(config).items() if v != getattr(preset("base"), k)}
+    flags = [str(word) for k, v in given.items() for word in ("--" + k.replace("_", "-"), v)]
+    return [*flags, *more]
+
+
+def run_all(config) -> Trainer:
+    trainer = train.start(config)
+    assert trainer.train()
+    return trainer
+
+
+def test_a_tiny_model_learns_digits_and_reports_it(tmp_path, tiny, capsys):
+    corpus = write_jsonl(tmp_path / "many.jsonl", digit_pairs(1500, longest=6, seed=5))
+    config = dataclasses.replace(
+        tiny, dataset=corpus, d_model=48, heads=4, d_ff=96, dropout=0.0, epochs=10, max_lr=3e-3, optimizer="adamw"
+    )
+    assert train.main(command(config)) == 0
+    run = Path(config.runs_dir) / "run"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 11))
+    assert rows[-1]["exact"] > 0.9
+    assert rows[-1]["train_nll"] < 0.3
+    assert rows[-1]["train_nll"] < rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert rows[-1]["target_met"]
+    assert not rows[0]["target_met"]
+    best = torch.load(run / "best.pt", weights_only=True)
+    assert best["position"][0] == 1 + min(range(10), key=lambda k: rows[k]["valid_nll"])
+    said = capsys.readouterr().out
+    assert "target 1.8 met in epoch" in said
+    assert "ln V" in said
+    description = json.loads((run / "config.json").read_text())
+    assert description["settings"]["d_model"] == 48
+    assert description["versions"]["torch"] == torch.__version__
+    assert (run / "curves.png").stat().st_size > 5_000
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_the_copy_task_is_learnt(tmp_path, tiny):
+    pairs = [(en, en) for en, _ in digit_pairs(800, longest=5, seed=9)]
+    config = dataclasses.replace(
+        tiny, dataset=write_jsonl(tmp_path / "copy.jsonl", pairs), d_model=48, heads=4, d_ff=96, dropout=0.0,
+        epochs=10, max_lr=3e-3, optimizer="adamw",
+    )  # fmt: skip
+    assert run_all(config).record.epochs[-1]["exact"] > 0.9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 7, "end", 22])  # first update, mid-epoch, end of an epoch, next epoch
+def test_a_run_stopped_anywhere_and_resumed_is_the_same_run_bit_for_bit(tiny, stop, precision, monkeypatch):
+    config = dataclasses.replace(tiny, precision=precision)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    if stop == "end":
+        stop = len(groups(whole, 0))
+    stop_after(monkeypatch, stop)
+    stopped = train.start(dataclasses.replace(config, name="cut"))
+    assert not stopped.train()
+    assert stopped.update == stop
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.update == stop
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    for one, other in zip(resumed.record.epochs, whole.record.epochs, strict=True):
+        for name in ("train_loss", "train_nll", "valid_nll", "bleu", "lr", "update", "padding", "samples"):
+            assert one[name] == other[name], name
+    lines = (stopped.run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    updates = [json.loads(line)["update"] for line in (stopped.run / "steps.jsonl").read_text().splitlines()]
+    assert updates == list(range(5, whole.update + 1, 5))
+
+
+def stop_after(monkeypatch, updates: int) -> None:
+    """Lets a signal come right after so many updates."""
+    step = Trainer.step
+
+    def stepped(self, group):
+        norm = step(self, group)
+        if self.update == updates:
+            self.stop_signal = signal.SIGTERM
+        return norm
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+
+
+def test_resume_right_after_an_update_that_the_scaler_skipped_is_exact(tiny, monkeypatch):
+    config = dataclasses.replace(tiny, precision="fp16", epochs=2)
+    make = torch.amp.GradScaler
+
+    def high(device, enabled):
+        return make(device, init_scale=2.0**24, growth_interval=6, enabled=enabled)  # the first updates overflow
+
+    monkeypatch.setattr(torch.amp, "GradScaler", high)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    skipped = sum(row["skipped"] for row in whole.record.epochs)
+    assert skipped >= 2
+    assert whole.schedule.last_epoch == whole.update - skipped
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        stopped = train.start(dataclasses.replace(config, name="cut"))
+        assert not stopped.train()
+    assert stopped.sums.skipped == 1
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    assert [row["skipped"] for row in resumed.record.epochs] == [row["skipped"] for row in whole.record.epochs]
+
+
+def test_lines_written_after_the_checkpoint_are_taken_back_on_resume(tiny, monkeypatch):
+    stop_after(monkeypatch, 22)
+    stopped = train.start(tiny)
+    stopped.train()
+    monkeypatch.undo()
+    with open(stopped.run / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "from": "a run that was killed"}\n')
+    train.resume(str(stopped.run), {}).train()
+    assert "killed" not in (stopped.run / "metrics.jsonl").read_text()
+
+
+def test_resuming_a_complete_run_changes_nothing(tiny, capsys):
+    run = run_all(tiny).run
+    before = (run / "metrics.jsonl").read_text()
+    checkpoint = (run / "last.pt").read_bytes()
+    assert train.main(["--resume", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_text() == before
+    assert (run / "last.pt").read_bytes() == checkpoint
+    assert "3 epochs" in capsys.readouterr().out
+
+
+def test_a_corpus_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    config = dataclasses.replace(tiny, dataset=write_jsonl(corpus, digit_pairs(100)))
+    stop_after(monkeypatch, 2)
+    stopped = train.start(config)
+    stopped.train()
+    write_jsonl(corpus, digit_pairs(100, seed=3))
+    with pytest.raises(UserError, match="no longer the one"):
+        train.resume(str(stopped.run), {})
+
+
+def test_weights_of_another_model_are_refused(tiny):
+    run = run_all(dataclasses.replace(tiny, epochs=1)).run
+    state = run_folder.load_checkpoint(run / "last.pt")
+    state["config"]["d_ff"] = 64
+    run_folder.save_checkpoint(run / "last.pt", state)
+    with pytest.raises(UserError, match="do not fit the model"):
+        train.resume(str(run), {})
+
+
+# --- What can go wrong ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
+    config = dataclasses.replace(tiny, epochs=500)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command(config)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    steps = Path(config.runs_dir) / "run" / "steps.jsonl"
+    while not steps.exists() or not steps.read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    resume = out.splitlines()[-1].split("go on with: python train.py ")[1].split()
+    assert resume == ["--resume", str(Path(config.runs_dir) / "run")]
+    trainer = train.resume(resume[1], {})
+    assert trainer.update >= 5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tiny, monkeypatch, capsys):
+    losses = Trainer.losses
+
+    def broken(self, batch):
+        smoothed, nll = losses(self, batch)
+        return (smoothed * math.nan if self.update == 21 and self.model.training else smoothed), nll
+
+    monkeypatch.setattr(Trainer, "losses", broken)
+    assert train.main(command(dataclasses.replace(tiny, log_every=50))) == 2
+    error = capsys.readouterr().err
+    assert "The loss of update 22 is not finite" in error
+    run = Path(tiny.runs_dir) / "run"
+    state = run_folder.load_checkpoint(run / "last.pt")
+    assert state["position"][0] == 1  # the checkpoint of the epoch before it stands
+    assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"No space left.*previous checkpoint still stands.*--resume"):
+        run_folder.save_checkpoint(path, {"n": torch.zeros(3)})
+    assert torch.equal(run_folder.load_checkpoint(path)["n"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
+    (tmp_path / "last.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
+        run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
+    assert torch.equal(run_folder.load_checkpoint(path)["n"], torch.ones(3))
+
+
+def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for value in range(3):
+        run_folder.save_checkpoint(last, {"n": value})
+        if value == 1:
+            run_folder.keep_as(last, best)
+    assert run_folder.load_checkpoint(last)["n"] == 2
+    assert run_folder.load_checkpoint(best)["n"] == 1
+
+
+def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatch):
+    saves = []
+    save = Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self, best=False: (saves.append(self.batch), save(self, best)))
+    run_all(dataclasses.replace(tiny, epochs=1, checkpoint_minutes=1e-9))
+    assert saves[:3] == [1, 2, 3]
+
+
+# --- The machine ------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert train.choose_device("auto").type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert train.choose_device("auto").type == "mps"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert train.choose_device("auto").type == "cpu"
+    with pytest.raises(UserError, match="--device auto"):
+        train.choose_device("cuda")
+
+
+def test_precision_is_chosen_for_the_device_with_a_reason(monkeypatch):
+    assert train.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
+    assert train.choose_precision("fp32", CPU) == ("fp32", "as set")
+    speeds = {torch.float32: 100.0, torch.bfloat16: 400.0}
+    monkeypatch.setattr(train, "_matrix_gflops", lambda dtype: speeds[dtype])
+    assert train.choose_precision("auto", CPU)[0] == "bf16"
+    assert "400" in train.choose_precision("auto", CPU)[1]
+    speeds[torch.bfloat16] = 30.0
+    assert train.choose_precision("auto", CPU)[0] == "fp32"

@@ -31,15 +31,7 @@ def create(run: Path, config: Config, facts: dict) -> None:
     explains itself a year later. Raises UserError where it cannot be made.
     """
     refuse_existing(run)
-    description = {
-        "settings": asdict(config),
-        **facts,
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
-        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count(),
-                    "threads": torch.get_num_threads()},
-    }  # fmt: skip
+    description = {"settings": asdict(config), **facts, **environment()}
     try:
         run.mkdir(parents=True)
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
@@ -126,6 +118,21 @@ def load_weights(model: torch.nn.Module, state: dict, source) -> None:
 
 
 # --- The record ---------------------------------------------------------------------------------------------
+
+
+def environment() -> dict:
+    """Command, commit, versions and machine: what a figure depends on besides the settings."""
+    return {
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "machine": {
+            "system": platform.system(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
 
 
 def _processor() -> str:
@@ -240,11 +247,9 @@ def summarise(run: Path, config: Config, record: Record) -> None:
 def draw(run: Path, config: Config, record: Record) -> Path | None:
     """Draws loss, learning rate and throughput into run/curves.png; None where matplotlib is not installed."""
     try:
-        import matplotlib
+        from matplotlib import pyplot as plt
     except ImportError:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
     epochs, steps = record.epochs, record.steps
     figure, (loss, rate, speed) = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)

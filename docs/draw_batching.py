@@ -1,0 +1,52 @@
+"""Draws docs/batching.png: what fixed, dynamic and uniform batching feed to the model.
+
+    python docs/draw_batching.py
+
+Six target batches of eight sentences of the bundled sample under each batching; a coloured cell holds a word, a
+grey one is padding that the model computes for nothing.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
+
+from config import preset
+from dataset import RandomBatches, prepare
+from smart_batching_dataset import UniformBatches
+
+ROWS, BATCHES, WIDTH = 8, 6, 48
+
+
+def draw(axis, dataset, plan, title: str, pad_to: int | None) -> None:
+    """Batches from top to bottom, each as wide as the model's matrix and eight sentences high."""
+    picture = np.full((BATCHES * (ROWS + 1), WIDTH), 2)
+    for k in range(BATCHES):
+        lengths = dataset.target_lengths[plan[k]]
+        for row, length in enumerate(lengths):
+            line = picture[k * (ROWS + 1) + row]
+            line[: pad_to or lengths.max()] = 1
+            line[:length] = 0
+    axis.imshow(picture, aspect="auto", cmap=ListedColormap(["#2a7ab9", "#cfcfcf", "#ffffff"]), interpolation="nearest")
+    axis.set_title(f"{title}: {plan.padding(dataset, pad_to):.0%} padding", fontsize=11)
+    axis.set(xticks=[], yticks=[])
+
+
+def main() -> None:
+    data = prepare(preset("demo", seq_len=WIDTH)).train
+    random, uniform = RandomBatches(data, ROWS), UniformBatches(data, ROWS, batch_by="sentences")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), constrained_layout=True)
+    draw(axes[0], data, random.plan(0), "fixed", WIDTH)
+    draw(axes[1], data, random.plan(0), "dynamic", None)
+    draw(axes[2], data, uniform.plan(0), "uniform", None)
+    figure.supxlabel("position in the sentence; blue holds a word, grey is padding", fontsize=9)
+    figure.savefig(HERE / "batching.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,573 @@
+"""Corpora from disk: sources, cleaning, split, ids, and batches with dynamic padding."""
+
+import csv
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import chain
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers.pre_tokenizers import Whitespace
+
+import dataset
+from config import preset
+from dataset import (
+    BilingualDataset,
+    FlatIds,
+    Plan,
+    RandomBatches,
+    Report,
+    encode,
+    held_out_rows,
+    load_corpus,
+    prepare,
+    split_corpus,
+    train_tokenizers,
+)
+from tokenizer import EOS, MARKS, PAD, SOS, UNK, to_text, train_bpe_tokenizer, train_word_tokenizer
+
+PAIRS = [(f"the cat number {i} sleeps", f"il gatto numero {i} dorme") for i in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def write_jsonl(path, rows, nested=False):
+    objects = [{"en": en, "it": it} for en, it in rows]
+    objects = [{"translation": o} for o in objects] if nested else objects
+    path.write_text("".join(json.dumps(o) + "\n" for o in objects), encoding="utf-8")
+    return path
+
+
+def write_csv(path, rows):
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("en", "it"), *rows])
+    return path
+
+
+def write_tsv(path, rows):
+    path.write_text("en\tit\n" + "".join(f"{en}\t{it}\n" for en, it in rows), encoding="utf-8")
+    return path
+
+
+def write_parquet(path, rows, nested=False):
+    columns = {"en": pa.array([en for en, _ in rows], pa.string()), "it": pa.array([it for _, it in rows], pa.string())}
+    if nested:
+        columns = {"translation": pa.StructArray.from_arrays(list(columns.values()), names=list(columns))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def write_hub_folder(folder, shards=1, **splits):
+    """A folder in the Hub's layout: one configuration, en-it, with the given splits."""
+    card = "---\nconfigs:\n- config_name: en-it\n  data_files:\n"
+    for split, rows in splits.items():
+        card += f"  - split: {split}\n    path: en-it/{split}-*\n"
+        for k, part in enumerate(np.array_split(np.arange(len(rows)), shards)):
+            path = folder / "en-it" / f"{split}-{k:05}-of-{shards:05}.parquet"
+            write_parquet(path, [rows[i] for i in part], nested=True)
+    (folder / "README.md").write_text(card + "---\n", encoding="utf-8")
+    return folder
+
+
+def settings(path, **changes):
+    return preset("base", **{"dataset": str(path), "min_frequency": 1, **changes})
+
+
+def texts(corpus):
+    """All usable pairs of a part, in order."""
+    return [pair for chunk in corpus.chunks() for pair in zip(*chunk, strict=True)]
+
+
+def split_texts(config):
+    """Training and validation pairs of the corpus that the settings name."""
+    return tuple(texts(part) for part in split_corpus(load_corpus(config), config))
+
+
+def numbers(report):
+    """The numbers of a Report's sentence, in order: kept, rows, too long, limit, empty, missing."""
+    return [int(n.replace(",", "")) for n in re.findall(r"\d[\d,]*", report)]
+
+
+# --- Sources ------------------------------------------------------------------------------------------------
+
+SOURCES = {
+    "folder": lambda at, rows: write_hub_folder(at / "corpus", train=rows),
+    "folder of three shards": lambda at, rows: write_hub_folder(at / "shards", shards=3, train=rows),
+    "parquet": lambda at, rows: write_parquet(at / "c.parquet", rows),
+    "parquet with translation": lambda at, rows: write_parquet(at / "t.parquet", rows, nested=True),
+    "jsonl": lambda at, rows: write_jsonl(at / "c.jsonl", rows),
+    "jsonl with translation": lambda at, rows: write_jsonl(at / "t.jsonl", rows, nested=True),
+    "csv": lambda at, rows: write_csv(at / "c.csv", rows),
+    "tsv": lambda at, rows: write_tsv(at / "c.tsv", rows),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_kind_of_source_gives_the_same_corpus(source, tmp_path):
+    data = prepare(settings(SOURCES[source](tmp_path, PAIRS)))
+    train, validation = split_texts(settings(write_jsonl(tmp_path / "reference.jsonl", PAIRS)))
+    assert data.validation.texts == validation
+    decoded = [
+        tuple(to_text(t, ids[1:-1].tolist(), "en") for t, ids in zip(data.tokenizers, pair, strict=True))
+        for pair in (data.train[i] for i in range(len(data.train)))
+    ]
+    assert decoded == train
+    assert sorted(decoded + validation) == sorted(PAIRS)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_either_direction_of_a_pair_works(source, tmp_path):
+    path = SOURCES[source](tmp_path, PAIRS)
+    back = settings(path, source_language="it", target_language="en")
+    train, validation = split_texts(back)
+    assert sorted(train + validation) == sorted((it, en) for en, it in PAIRS)
+    data = prepare(back)
+    assert "gatto" in data.tokenizers[0].get_vocab()
+    assert "cat" in data.tokenizers[1].get_vocab()
+
+
+def test_columns_may_have_any_names(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text("id,source,translation\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(PAIRS)))
+    train, validation = split_texts(settings(path, source_language="source", target_language="translation"))
+    assert sorted(train + validation) == sorted(PAIRS)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 61])
+def test_reading_in_chunks_changes_nothing(chunk, tmp_path, monkeypatch):
+    rows = [*PAIRS[:20], *[("", "")] * 10, *PAIRS[20:]]  # some chunks hold no usable row
+    config = settings(write_hub_folder(tmp_path / "corpus", train=rows), seq_len=50)
+    whole = prepare(config)
+    monkeypatch.setattr(dataset, "CHUNK", chunk)
+    chunked = prepare(config)
+    assert chunked.train.digest() == whole.train.digest()
+    assert chunked.validation.digest() == whole.validation.digest()
+    assert chunked.validation.texts == whole.validation.texts
+    assert chunked.reports == whole.reports
+
+
+WORDS_FOR_MISSING = ["NA", "null", "None", "nan", "N/A", "NULL", "-nan", "<NA>", "n/a", "#N/A"]
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_csv, "c.csv"), (write_tsv, "c.tsv"), (write_jsonl, "c.jsonl")])
+def test_sentences_that_look_like_missing_ones_survive(write, name, tmp_path):
+    rows = PAIRS + [(word, word) for word in WORDS_FOR_MISSING]
+    train, validation = split_texts(settings(write(tmp_path / name, rows)))
+    assert sorted(train + validation) == sorted(rows)
+
+
+def test_sentences_that_look_like_missing_ones_survive_in_a_folder_of_csv(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    rows = PAIRS + [(word, word) for word in WORDS_FOR_MISSING]
+    write_csv(tmp_path / "corpus" / "train.csv", rows)
+    train, validation = split_texts(settings(tmp_path / "corpus"))
+    assert sorted(train + validation) == sorted(rows)
+
+
+def test_one_number_among_the_sentences_leaves_the_others_as_they_are(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", [*PAIRS, ("seven", 7)])
+    train, validation = split_texts(settings(path))
+    assert sorted(train + validation) == sorted([*PAIRS, ("seven", "7")])
+
+
+@pytest.mark.parametrize("row", ['{"en": "alone", "it": null}', '{"en": "alone"}', "{}", "null"])
+def test_a_row_without_a_side_is_counted_in_jsonl_with_translation(row, tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", PAIRS, nested=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f'{{"translation": {row}}}\n')
+    train, _ = split_corpus(*corpus_and_settings(path))
+    assert train.report.missing == 1
+
+
+def corpus_and_settings(path, **changes):
+    config = settings(path, **changes)
+    return load_corpus(config), config
+
+
+def test_quotation_marks_and_commas_survive_in_csv_and_tsv(tmp_path):
+    rows = [*PAIRS, ('"Go," he said', '"Va\'", disse'), ('a 5" nail', 'un chiodo da 5"'), ('"', '"')]
+    for path in (write_csv(tmp_path / "c.csv", rows), write_tsv(tmp_path / "c.tsv", rows)):
+        train, validation = split_texts(settings(path))
+        assert sorted(train + validation) == sorted(rows)
+
+
+# --- Cleaning -----------------------------------------------------------------------------------------------
+
+
+def words(n, word="word"):
+    return " ".join([word] * n)
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_cleaning_counts_every_row_once(tokenizer, tmp_path):
+    limit = 12  # ten words beside the start and end mark
+    good = [(f"cat {words(k)}", f"gatto {words(k)}") for k in range(1, 10)] * 30  # the longest are at the limit
+    empty = [("", "x"), ("x", ""), (" \n\t ", "x"), ("x", "\u00a0"), ("", "")]
+    missing = [(None, "x"), ("x", None), (None, None), (None, ""), ("", None), (None, "  ")]
+    too_long = [(words(11), "x"), ("x", words(11)), (words(11), words(400)), (words(10_000), words(10_000))]
+    rows = good + empty + missing + too_long
+    random.Random(0).shuffle(rows)
+    folder = write_hub_folder(tmp_path / "corpus", train=rows, validation=good[:9])
+    data = prepare(settings(folder, seq_len=limit, tokenizer=tokenizer, vocab_size=400))
+    assert len(data.train) == len(good)
+    kept, total, longer, stated, without_text, without_side = numbers(data.reports[0])
+    assert (kept, total, longer, stated) == (len(good), len(rows), len(too_long), limit)
+    assert (without_text, without_side) == (len(empty), len(missing))
+    assert data.train.source_lengths.max() == data.train.target_lengths.max() == limit
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_pair_at_the_limit_stays_and_one_above_goes(side, tmp_path):
+    for seq_len, stays in ((12, True), (11, False)):
+        pair = ["x", "x"]
+        pair[side] = words(10)
+        folder = write_hub_folder(tmp_path / f"corpus{seq_len}", train=[*PAIRS, tuple(pair)], validation=PAIRS[:3])
+        data = prepare(settings(folder, seq_len=seq_len))
+        assert len(data.train) == len(PAIRS) + stays
+        assert numbers(data.reports[0])[2] == (not stays)
+
+
+def test_the_reports_of_both_parts_add_up_to_the_corpus(tmp_path):
+    rows = [*PAIRS, *[("", "x")] * 4, *[(None, "x")] * 3, (words(100), "x")]
+    data = prepare(settings(write_hub_folder(tmp_path / "corpus", train=rows), seq_len=20))
+    kept, total, longer, _, empty, missing = np.sum([numbers(report) for report in data.reports], axis=0)
+    assert (kept, total, longer, empty, missing) == (len(PAIRS), len(rows), 1, 4, 3)
+    assert [numbers(report)[0] for report in data.reports] == [len(data.train), len(data.validation)]
+
+
+def test_a_report_is_a_sentence_whose_numbers_agree():
+    report = Report("train", rows=32_332, missing=1_001, empty=3, too_long=12, seq_len=350)
+    assert report.kept == 32_332 - 1_001 - 3 - 12
+    assert numbers(str(report)) == [report.kept, 32_332, 12, 350, 3, 1_001]
+    assert str(report).startswith(f"train: kept {report.kept:,} of 32,332 pairs; 12 longer than 350 tokens, 3 empty")
+
+
+def test_white_space_around_a_sentence_goes_and_within_it_stays(tmp_path):
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS, validation=[("  two  words\n", "\tdue  parole ")])
+    assert prepare(settings(folder)).validation.texts == [("two  words", "due  parole")]
+
+
+# --- Split --------------------------------------------------------------------------------------------------
+
+
+def duplicated_rows(n=400, sources=90):
+    rng = random.Random(1)
+    return [(f"source {min(rng.randrange(sources), rng.randrange(sources))}", f"target {i}") for i in range(n)]
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+def test_the_corpus_own_validation_split_is_used(name, tmp_path):
+    own = [("a dog", "un cane"), ("two dogs", "due cani")]
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS, test=PAIRS[:9], **{name: own})
+    for seed, share in ((0, 0.1), (1, 0.5)):
+        train, validation = split_texts(settings(folder, seed=seed, held_out=share))
+        assert train == PAIRS
+        assert validation == own
+
+
+def test_validation_sentences_that_also_stand_in_the_training_split_are_counted(tmp_path):
+    own = [PAIRS[3], (PAIRS[4][0], "altro"), ("a dog", "un cane")]
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS, validation=own)
+    assert numbers(prepare(settings(folder)).reports[2]) == [2]
+    assert len(prepare(settings(write_jsonl(tmp_path / "c.jsonl", PAIRS + PAIRS))).reports) == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_source_sentence_stands_on_both_sides(seed, tmp_path):
+    rows = duplicated_rows()
+    rows += [(f"  {source} ", target) for source, target in rows[:50]]  # the same but for white space around
+    train, validation = split_texts(settings(write_jsonl(tmp_path / "c.jsonl", rows), seed=seed))
+    assert validation
+    assert not {source for source, _ in train} & {source for source, _ in validation}
+    assert Counter(train + validation) == Counter((source.strip(), target) for source, target in rows)
+
+
+def test_the_seed_decides_the_split(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", duplicated_rows())
+    first, again, other = (split_texts(settings(path, seed=seed)) for seed in (3, 3, 4))
+    assert first == again
+    assert set(first[1]) != set(other[1])
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+def test_about_the_share_is_held_out(share, tmp_path):
+    rows = duplicated_rows()
+    path = write_jsonl(tmp_path / "c.jsonl", rows)
+    for seed in range(3):
+        _, validation = split_texts(settings(path, held_out=share, seed=seed))
+        assert abs(len(validation) / len(rows) - share) < 0.03
+
+
+def test_about_the_share_is_held_out_where_one_sentence_is_very_common():
+    digests = np.concatenate([np.zeros(400, dtype=np.int64), np.arange(1, 601)])
+    for seed in range(30):
+        held = held_out_rows(digests, 0.1, seed)
+        assert 80 <= held.sum() <= 120, f"seed {seed} holds out {held.sum()} of 1,000"
+
+
+def test_order_of_the_rows_does_not_decide_which_sentences_are_held_out(tmp_path):
+    rows = duplicated_rows()
+    _, validation = split_texts(settings(write_jsonl(tmp_path / "a.jsonl", rows)))
+    _, turned = split_texts(settings(write_jsonl(tmp_path / "b.jsonl", rows[::-1])))
+    assert sorted(validation) == sorted(turned)
+
+
+# --- Vocabulary ---------------------------------------------------------------------------------------------
+
+
+def test_a_word_of_the_held_out_part_only_is_unknown(tmp_path):
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS, validation=[("the zebra sleeps", "la zebra dorme")])
+    data = prepare(settings(folder))
+    for ids, tokenizer in zip(data.validation[0], data.tokenizers, strict=True):
+        assert ids[2] == UNK
+        assert np.count_nonzero(ids == UNK) <= 2  # "la" is new as well
+        assert "zebra" not in tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_the_vocabulary_is_that_of_the_training_part_alone(tokenizer, tmp_path):
+    rows = [
+        (f"the cat {'ab'[i % 2] * (i // 2 + 1)} sleeps", f"il gatto {'cd'[i % 2] * (i // 2 + 1)}") for i in range(60)
+    ]
+    config = settings(write_jsonl(tmp_path / "c.jsonl", rows), tokenizer=tokenizer, vocab_size=2000)
+    train, validation = split_texts(config)
+    data = prepare(config)
+    sources, targets = ([pair[side] for pair in train] for side in (0, 1))
+    if tokenizer == "bpe":
+        expected = [train_bpe_tokenizer([sources, targets], 2000, 1)] * 2
+    else:
+        expected = [train_word_tokenizer([side], 2000, 1) for side in (sources, targets)]
+    for found, reference in zip(data.tokenizers, expected, strict=True):
+        assert found.get_vocab() == reference.get_vocab()
+    everything = settings(write_jsonl(tmp_path / "all.jsonl", rows), tokenizer=tokenizer, vocab_size=2000)
+    whole = replace(split_corpus(load_corpus(everything), everything)[0], usable=np.ones(len(rows), dtype=bool))
+    assert train_tokenizers(whole, everything)[0].get_vocab() != data.tokenizers[0].get_vocab()
+    assert validation
+
+
+# --- Ids ----------------------------------------------------------------------------------------------------
+
+
+def random_ids(n=40, longest=9, seed=0):
+    rng = np.random.default_rng(seed)
+    sentences = [[SOS, *rng.integers(4, 50, rng.integers(1, longest)).tolist(), EOS] for _ in range(n)]
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sentences])])
+    return FlatIds(np.concatenate(sentences).astype(np.int32), offsets), sentences
+
+
+def random_dataset(n=40):
+    (source, source_sentences), (target, target_sentences) = random_ids(n, 9, 1), random_ids(n, 14, 2)
+    return BilingualDataset(source, target), source_sentences, target_sentences
+
+
+def test_rows_equal_a_naive_loop():
+    flat, sentences = random_ids()
+    rng = np.random.default_rng(3)
+    for width in (1, 3, 10, 25):
+        indices = rng.integers(0, len(sentences), 13)
+        expected = [(sentences[i] + [PAD] * width)[:width] for i in indices]
+        rows = flat.rows(indices, width)
+        assert rows.dtype == np.int64
+        assert rows.tolist() == expected
+    last = np.array([len(sentences) - 1])  # beyond its end there is no memory left to read
+    assert flat.rows(last, 25).tolist() == [(sentences[-1] + [PAD] * 25)[:25]]
+
+
+def test_lengths_and_items_of_flat_ids_are_those_of_the_sentences():
+    flat, sentences = random_ids()
+    assert flat.lengths.tolist() == [len(s) for s in sentences]
+    assert [flat[i].tolist() for i in range(len(sentences))] == sentences
+
+
+@pytest.mark.parametrize("train", [train_word_tokenizer, train_bpe_tokenizer])
+def test_encode_frames_each_sentence_with_the_marks(train):
+    sentences = ["the cat sleeps", "", "a zebra?", "the", "[SOS] the [EOS]"]
+    tokenizer = train([["the cat sleeps a lot"]], 400, 1)
+    ids, lengths = encode(sentences, tokenizer)
+    expected = [[SOS, *tokenizer.encode(s).ids, EOS] for s in sentences]
+    assert lengths.tolist() == [len(e) for e in expected]
+    assert ids.tolist() == list(chain.from_iterable(expected))
+    assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
+
+
+def test_encoding_no_sentence_gives_no_ids():
+    ids, lengths = encode([], train_word_tokenizer([["the cat"]], 10, 1))
+    assert len(ids) == len(lengths) == 0
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_the_name_of_a_mark_in_a_sentence_is_text(tokenizer, tmp_path):
+    odd = [(f"say {mark} now", f"{mark}{mark}") for mark in MARKS]
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS + odd, validation=odd)
+    data = prepare(settings(folder, tokenizer=tokenizer, vocab_size=1000))
+    assert data.validation.texts == odd
+    for part, start in ((data.train, len(PAIRS)), (data.validation, 0)):
+        for i, pair in enumerate(odd):
+            for ids, text, t in zip(part[start + i], pair, data.tokenizers, strict=True):
+                assert (ids[0], ids[-1]) == (SOS, EOS)
+                assert ids[1:-1].min() >= len(MARKS)
+                assert to_text(t, ids[1:-1].tolist(), "en").replace(" ", "") == text.replace(" ", "")
+
+
+ODD = {
+    "one token": ("Yes", "Sì"),
+    "one mark": ("!", "?"),
+    "emoji": ("I 👍🏽 it 👩‍👩‍👧 🇮🇹", "Mi piace 👍🏽"),
+    "right to left": ("שלום עולם", "مرحبا بالعالم"),
+    "right-to-left mark": ("\u200fabc\u200e", "\u202eabc\u202c"),
+    "NUL": ("a\0b", "\0c d\0"),
+    "newline": ("two\nlines", "due\r\nrighe"),
+    "line separators": ("two\u2028lines\u0085here", "due\x0brighe\x0c!"),
+    "combining marks": ("e\u0301\u0323 n\u0303", "a\u0300"),
+    "no spaces": ("我喜欢猫", "ฉันชอบแมว"),
+    "one word of 10,000 letters": ("ab" * 5000, "x"),
+    "beyond the basic plane": ("\U0001d7d8\U00020000", "\U0010ffff"),
+    "zero-width space": ("\u200b", "\u200b"),
+}
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+@pytest.mark.parametrize("write", ["folder", "jsonl", "parquet"])
+def test_odd_sentences_are_kept_as_they_are(write, tokenizer, tmp_path):
+    path = SOURCES[write](tmp_path, [*PAIRS, *ODD.values()])
+    config = settings(path, tokenizer=tokenizer, vocab_size=1000, seq_len=20_000)
+    parts, data = split_texts(config), prepare(config)
+    assert sorted(parts[0] + parts[1]) == sorted([*PAIRS, *ODD.values()])
+    for pairs, part in zip(parts, (data.train, data.validation), strict=True):
+        assert len(part) == len(pairs)
+        for i, pair in enumerate(pairs):
+            for ids, text, t in zip(part[i], pair, data.tokenizers, strict=True):
+                if tokenizer == "bpe":
+                    assert to_text(t, ids[1:-1].tolist(), "en") == text
+                else:
+                    assert len(ids) - 2 == len(Whitespace().pre_tokenize_str(text))
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_sentences_of_ten_thousand_tokens_are_dropped_and_counted(tokenizer, tmp_path):
+    monsters = [(words(10_000, "cat"), "x"), ("x", "🐈 " * 10_000), ("! " * 10_000, "? " * 10_000)]
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS + monsters, validation=PAIRS[:4] + monsters[:1])
+    data = prepare(settings(folder, tokenizer=tokenizer, vocab_size=1000))
+    assert [numbers(report)[2] for report in data.reports[:2]] == [3, 1]
+    assert (len(data.train), len(data.validation)) == (len(PAIRS), 4)
+    assert data.validation.texts == PAIRS[:4]
+
+
+def test_tokenizers_of_an_earlier_run_are_used_as_they_are(tmp_path):
+    config = settings(write_jsonl(tmp_path / "c.jsonl", PAIRS))
+    first = prepare(config)
+    path = write_jsonl(tmp_path / "d.jsonl", [("a dog", "un cane"), *PAIRS[1:]])
+    data = prepare(replace(config, dataset=str(path)), first.tokenizers)
+    assert data.tokenizers == first.tokenizers
+    assert data.vocabulary_sizes == first.vocabulary_sizes
+
+
+# --- Batches ------------------------------------------------------------------------------------------------
+
+
+def check_batch(batch, sources, targets, source_width, target_width):
+    """Compares every row of a batch with its sentence."""
+    assert batch.source.tolist() == [s + [PAD] * (source_width - len(s)) for s in sources]
+    rows = [t + [PAD] * (target_width - len(t)) for t in targets]
+    assert batch.target.tolist() == [row[:-1] for row in rows]
+    expected = [word for t in targets for word in t[1:]]
+    assert batch.labels.tolist() == expected  # each word once, and the EOS of every row, the longest one too
+    assert batch.labels.tolist().count(EOS) == len(targets)
+    width = target_width - 1
+    for label, position in zip(batch.labels.tolist(), batch.positions.tolist(), strict=True):
+        row, column = divmod(position, width)
+        assert rows[row][column + 1] == label
+        assert batch.target[row, column] != PAD
+
+
+def test_a_batch_holds_its_sentences_padded_at_the_right_and_nothing_else():
+    data, sources, targets = random_dataset()
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 40):
+        indices = rng.permutation(len(data))[:size]
+        s, t = [sources[i] for i in indices], [targets[i] for i in indices]
+        check_batch(data.batch(indices), s, t, max(map(len, s)), max(map(len, t)))
+
+
+def test_fixed_padding_fills_every_row_to_the_same_length():
+    data, sources, targets = random_dataset()
+    indices = np.arange(5, 17)
+    check_batch(data.batch(indices, pad_to=30), sources[5:17], targets[5:17], 30, 30)
+
+
+def test_padding_changes_no_label():
+    data, _, _ = random_dataset()
+    indices = np.arange(20)
+    narrow, wide = data.batch(indices), data.batch(indices, pad_to=40)
+    assert narrow.labels.tolist() == wide.labels.tolist()
+    read = [b.target.flatten()[b.positions].tolist() for b in (narrow, wide)]
+    assert read[0] == read[1]
+
+
+def test_the_digest_changes_with_one_word():
+    data, _, _ = random_dataset()
+    same, _, _ = random_dataset()
+    assert same.digest() == data.digest()
+    for side in ("source", "target"):
+        other, _, _ = random_dataset()
+        getattr(other, side).ids[5] += 1
+        assert other.digest() != data.digest()
+    moved, _, _ = random_dataset()
+    moved.target.offsets[3] += 1  # the same words, cut differently
+    assert moved.digest() != data.digest()
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 40, 100])
+def test_random_batches_hold_every_pair_once(size):
+    data, _, _ = random_dataset()
+    plan = RandomBatches(data, size).plan(0)
+    assert sorted(np.concatenate([plan[k] for k in range(len(plan))])) == list(range(40))
+    sizes = [len(plan[k]) for k in range(len(plan))]
+    assert all(s == size for s in sizes[:-1])
+    assert 1 <= sizes[-1] <= size
+
+
+def test_random_batches_are_a_function_of_seed_and_epoch():
+    data, _, _ = random_dataset()
+
+    def order(seed, epoch):
+        batches = RandomBatches(data, 8, seed)
+        batches.plan(epoch + 1)  # what was planned before does not matter
+        return batches.plan(epoch).order.tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+@pytest.mark.parametrize("pad_to", [None, 30])
+def test_padding_equals_a_naive_count(pad_to):
+    data, sources, targets = random_dataset()
+    plan = Plan(np.random.default_rng(0).permutation(40), np.array([0, 1, 9, 10, 33, 40]))
+    cells = filled = 0
+    for k in range(len(plan)):
+        for sentences in (sources, targets):
+            rows = [sentences[i] for i in plan[k]]
+            cells += len(rows) * (pad_to or max(map(len, rows)))
+            filled += sum(map(len, rows))
+    assert plan.padding(data, pad_to) == pytest.approx(1 - filled / cells)
+    batches = [data.batch(plan[k], pad_to) for k in range(len(plan))]
+    assert plan.padding(data, pad_to) == pytest.approx(
+        1 - filled / sum(b.source.numel() + b.target.numel() + len(b.target) for b in batches)
+    )
+
+
+def test_longest_is_that_of_each_batch():
+    data, sources, _ = random_dataset()
+    plan = RandomBatches(data, 7).plan(0)
+    expected = [max(len(sources[i]) for i in plan[k]) for k in range(len(plan))]
+    assert plan.longest(data.source_lengths).tolist() == expected

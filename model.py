@@ -313,17 +313,19 @@ class _LossSums(torch.autograd.Function):
     def forward(ctx, logits, labels, smoothing):
         words = logits.shape[1]
         nll = uniform = torch.zeros((), device=logits.device)
+        ctx.dtype, wanted = logits.dtype, ctx.needs_input_grad[0]
         # In fp16 the many gradients near smoothing / V would vanish before GradScaler can lift them.
-        gradient = torch.empty_like(logits, dtype=torch.float32 if logits.dtype == torch.float16 else logits.dtype)
-        ctx.dtype = logits.dtype
+        kind = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.empty_like(logits, dtype=kind) if wanted else logits
         # As many rows as stay in a CPU's cache; a GPU wants few launches.
         rows = max(1, (2**20 if logits.device.type == "cpu" else 2**27) // words)
         for x, y, g in zip(logits.split(rows), labels[:, None].split(rows), gradient.split(rows), strict=True):
             log_p = F.log_softmax(x, dim=-1, dtype=torch.float32)
             nll = nll - log_p.gather(1, y).sum()
             uniform = uniform - log_p.sum() / words
-            p = log_p.exp_().sub_(smoothing / words)
-            g.copy_(p.scatter_add_(1, y, torch.full_like(y, smoothing - 1, dtype=p.dtype)))
+            if wanted:
+                p = log_p.exp_().sub_(smoothing / words)
+                g.copy_(p.scatter_add_(1, y, torch.full_like(y, smoothing - 1, dtype=p.dtype)))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(nll)
         return (1 - smoothing) * nll + smoothing * uniform, nll

@@ -370,16 +370,18 @@ def describe(trainer: Trainer, reason: str) -> dict:
     plan = trainer.batches.plan(0)
     padding = plan.padding(trainer.data.train, trainer.pad_to)
     floor = label_smoothing_floor(words, config.label_smoothing)
-    with torch.no_grad():
-        first = trainer.held_out_loss()[0]
+    if config.tokenizer == "bpe":
+        vocabulary = f"{words:,} subwords of {config.source_language} and {config.target_language} together"
+    else:
+        vocabulary = f"{source_words:,} words of {config.source_language}, {words:,} of {config.target_language}"
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": f"{trainer.precision} ({reason})",
         "model": f"{parameters / 1e6:.1f} M parameters",
-        "vocabulary": f"{source_words:,} words of {config.source_language}, {words:,} of {config.target_language}",
+        "vocabulary": vocabulary,
         "batches": f"{config.batching}: {len(plan):,} an epoch, {padding:.1%} padding; {trainer.total:,} updates",
-        "loss": f"{first:.2f} before training (ln V = {math.log(words):.2f}), target {config.target_loss}, "
-        f"floor of label smoothing {floor:.2f}",
+        "loss": f"{trainer.held_out_loss()[0]:.2f} before training (ln V = {math.log(words):.2f}), "
+        f"target {config.target_loss}, floor of label smoothing {floor:.2f}",
         "parameters": parameters,
         "vocabulary_sizes": [source_words, words],
         "updates": trainer.total,

@@ -15,7 +15,7 @@ from sample_grammar import Pair
 from sample_patterns import PATTERNS
 
 SEED = 7
-DRAWN = 5900
+DRAWN = 9000
 MIN_WORDS, MAX_WORDS = 3, 40
 # No alcohol for children, and no time twice.
 UNFIT = re.compile(r"\b(child|boy|girl)s?(ren)?\b.*\b(beer|wine)\b|at that moment (when|while)")

@@ -131,6 +131,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
     for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
+    _require(config, "seed", config.seed < 2**63, "at most 9223372036854775807")
     _require(config, "max_lr", config.max_lr > 0, "above 0")
     _require(config, "seq_len", config.seq_len >= 3, "at least 3: a start mark, one word and an end mark")
 
@@ -141,6 +142,8 @@ def _require(config: Config, name: str, holds: bool, limit: str) -> None:
 
 
 def _check_combinations(config: Config) -> None:
+    if not config.dataset:
+        raise UserError("dataset is '', but must name something; --preset demo brings a sample, else give --dataset.")
     if config.source_language == config.target_language:
         raise UserError(
             f"source_language and target_language are both {config.source_language!r}; "
@@ -185,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("--preset", choices=PRESETS, default="base", help="a set of defaults, see below (default: base)")
+    p.add_argument("--preset", choices=PRESETS, help="a set of defaults, see below (default: base)")
     p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, exactly where it stopped; "
                    "its settings are its own, only --device and --threads may be given along")  # fmt: skip
     for f in dataclasses.fields(Config):
@@ -209,7 +212,10 @@ def parse(argv: list[str] | None = None) -> tuple[Config | None, str | None, dic
     flags = vars(parser().parse_args(argv))
     name, resume = flags.pop("preset"), flags.pop("resume")
     if resume is not None:
+        if name:
+            raise UserError(f"--preset {name} cannot be given with --resume: a run keeps its settings. Leave it out.")
         return None, resume, flags
+    name = name or "base"
     config = preset(name, **flags)
     check(config)
     if not config.name:

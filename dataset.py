@@ -21,13 +21,15 @@ from torch.utils.data import Dataset
 from config import Config, UserError
 from tokenizer import EOS, PAD, SOS, train_bpe_tokenizer, train_word_tokenizer
 
+NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # how `datasets` and Arrow put it
 CHUNK = 10_000  # sentences handled at a time
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 FILE_READERS = {
     ".parquet": ("parquet", {}),
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
-    # Without keep_default_na, a sentence such as "NA" or "None" would be read as a missing one.
+    # Without on_mixed_types=None, one number among the sentences turns all of them into quoted JSON.
+    ".jsonl": ("json", {"on_mixed_types": None}),
+    ".json": ("json", {"on_mixed_types": None}),
+    # Without keep_default_na=False, a sentence such as "NA" or "None" is read as a missing one.
     ".csv": ("csv", {"keep_default_na": False}),
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
 }
@@ -47,7 +49,8 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
             return _load_file(Path(name))
         if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
             raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
-        return datasets.load_dataset(name, _pair_config(name, config))
+        options = FILE_READERS[".csv"][1] if next(Path(name).rglob("*.csv"), None) else {}
+        return datasets.load_dataset(name, _pair_config(name, config), **options)
     except ConnectionError as error:
         raise UserError(
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
@@ -55,6 +58,8 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
         cause = error.__cause__ or error.__context__ or error
+        if any(words in str(error) + str(cause) for words in NO_ROWS):
+            raise UserError(f"The dataset {name!r} has no rows. Give --dataset one with sentence pairs.") from error
         raise UserError(
             f"The dataset {name!r} could not be read: {_last_line(cause)}. It is to be a Hub id, a folder in the Hub's "
             f"layout, or a UTF-8 file ending in {', '.join(FILE_READERS)}."
@@ -97,18 +102,17 @@ def pairs(split: datasets.Dataset, source: str, target: str) -> Iterator[tuple[l
     Raises UserError where they do not.
     """
     for table in split.with_format("arrow").iter(batch_size=CHUNK):
-        columns = table["translation"].combine_chunks() if "translation" in table.column_names else table
-        names = [f.name for f in columns.type] if columns is not table else table.column_names
+        nested = "translation" in table.column_names and pa.types.is_struct(table["translation"].type)
+        columns = table["translation"].combine_chunks() if nested else table
+        names = [f.name for f in columns.type] if nested else table.column_names
         for language in (source, target):
             if language not in names:
                 raise UserError(
                     f"The dataset has no column {language!r}, only: {', '.join(names)}. Name the languages' columns "
                     "with --source-language and --target-language."
                 )
-        if columns is table:
-            yield table[source].to_pylist(), table[target].to_pylist()
-        else:
-            yield columns.field(source).to_pylist(), columns.field(target).to_pylist()
+        sides = [columns.field(side) if nested else table[side] for side in (source, target)]
+        yield sides[0].to_pylist(), sides[1].to_pylist()
 
 
 # --- Cleaning and split -------------------------------------------------------------------------------------
@@ -148,9 +152,14 @@ def held_out_rows(source_digests: np.ndarray, share: float, seed: int) -> np.nda
     All rows with the same source sentence go to the same side, so that none is both trained on and tested.
     """
     _, sentence, rows = np.unique(source_digests, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(rows))
     held = np.zeros(len(rows), dtype=bool)
-    held[order[np.cumsum(rows[order]) <= round(share * len(source_digests))]] = True
+    left = round(share * len(source_digests))
+    for k in np.random.default_rng(seed).permutation(len(rows)):
+        if rows[k] <= left:  # a sentence too common for what is left is passed over
+            held[k] = True
+            left -= rows[k]
+        if left == 0:
+            break
     return held[sentence]
 
 
@@ -213,7 +222,10 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     """
     if "train" not in corpus:
         raise UserError(f"The dataset {config.dataset!r} has no split 'train', only: {', '.join(corpus)}.")
-    train = survey("train", corpus["train"], config)
+    try:
+        train = survey("train", corpus["train"], config)
+    except UnicodeDecodeError as error:
+        raise UserError(f"The dataset {config.dataset!r} is not UTF-8 ({error}). Save it as UTF-8.") from error
     own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
     if own:
         validation = survey("validation", corpus[own], config)

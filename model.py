@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config import UserError
+
 Cache = list[tuple[Tensor, Tensor]]  # one pair of keys and values, each (B, H, positions, K), a decoder layer
 
 
@@ -281,6 +283,19 @@ def build_model(config, source_words: int, target_words: int, pad: int) -> Trans
         positions=config.seq_len, pad=pad, pre_norm=config.norm == "pre",
         tied_embeddings=config.tied_embeddings, shared_vocabulary=config.tokenizer == "bpe",
     )  # fmt: skip
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that `wanted` names, or the best there is for "auto". Raises UserError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, available in there.items() if available)
+    if not there[wanted]:
+        raise UserError(
+            f"device is {wanted!r}, but PyTorch {torch.__version__} finds none here. Take --device auto, or install a "
+            "build of PyTorch for it."
+        )
+    return torch.device(wanted)
 
 
 def label_smoothing_floor(words: int, smoothing: float) -> float:

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from config import Config, UserError
+from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 1"
 PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "numpy", "tqdm")
@@ -93,7 +94,10 @@ def keep_as(path: Path, other: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict:
-    """Reads a checkpoint. No code from the file is run. Raises UserError where it is damaged or none of ours."""
+    """Reads a checkpoint, with its "config" as a Config and its "tokenizers" as Tokenizers.
+
+    No code from the file is run. Raises UserError where it is damaged or none of ours.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive fails in many ways, all of them meaning the same to the user
@@ -103,7 +107,15 @@ def load_checkpoint(path: Path) -> dict:
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this package; it lacks the mark {FORMAT!r}.")
-    return state
+    try:
+        config = Config(**state["config"])
+        tokenizers = tuple(load_tokenizer(text) for text in state["tokenizers"])
+        return {**state, "config": config, "tokenizers": tokenizers, "model": state["model"]}
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise UserError(
+            f"{path} is damaged or of another version of this package ({type(error).__name__}: {error}). Use the "
+            "version that its run's config.json names, or train anew."
+        ) from error
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:

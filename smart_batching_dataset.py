@@ -65,8 +65,9 @@ class UniformBatches:
 
 
 def _pools(order: np.ndarray, size: int) -> list[np.ndarray]:
-    # Equal pools: a short last one would be padded more than the others.
-    return np.array_split(order, max(1, round(len(order) / size)))
+    # Equal pools: a short last one would be padded more than the others. At least two: sorting all there is would
+    # bring the same sentences together in every epoch.
+    return np.array_split(order, max(2, round(len(order) / size)))
 
 
 def correlation_of_neighbours(plan: Plan, lengths: np.ndarray) -> float:

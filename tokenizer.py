@@ -86,7 +86,7 @@ def _space_between(earlier: str, before: str, word: str, quoted: bool, language:
     if before[-1] in APOSTROPHES:
         return not _clings(earlier, word, language)
     if before in ",.:" and earlier.isdigit() and word.isdigit():
-        return before == "," and len(word) != 3  # 3,000 and 3.5 and 2:30, but 3, 4
+        return before == "," and (len(word) != 3 or len(earlier) > 3)  # 3,000 and 3.5 and 2:30, but 3, 4
     return True
 
 

@@ -14,27 +14,14 @@ from tqdm import tqdm
 import run_folder
 from config import Config, UserError, check, parse
 from dataset import Data, RandomBatches, prepare
-from model import build_model, label_smoothing_floor, loss_sums
+from model import build_model, choose_device, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
-from tokenizer import PAD, load_tokenizer, to_text
+from tokenizer import PAD, to_text
 from translate import score, translate_ids
 
 # --- The machine --------------------------------------------------------------------------------------------
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device that `wanted` names, or the best there is for "auto". Raises UserError where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        wanted = next(name for name, available in there.items() if available)
-    if not there[wanted]:
-        raise UserError(
-            f"device is {wanted!r}, but PyTorch {torch.__version__} finds none here. Take --device auto, or install a "
-            "build of PyTorch for it."
-        )
-    return torch.device(wanted)
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
@@ -394,7 +381,7 @@ def resume(folder: str, flags: dict) -> Trainer:
     """A trainer that goes on where the run in `folder` stopped. Raises UserError on flags that would change it."""
     run = Path(folder)
     state = run_folder.load_checkpoint(run_folder.checkpoint_path(run, "last"))
-    config = Config(**state["config"])
+    config = state["config"]
     for name, value in flags.items():
         if name not in ("device", "threads") and value != getattr(config, name):
             raise UserError(
@@ -405,7 +392,7 @@ def resume(folder: str, flags: dict) -> Trainer:
     check(config)
     device = prepare_machine(config)
     precision, _ = choose_precision(state["precision"], device)
-    data = prepare(config, tuple(load_tokenizer(text) for text in state["tokenizers"]))
+    data = prepare(config, state["tokenizers"])
     trainer = Trainer(config, data, device, precision, run)
     trainer.restore(state)
     print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}")

@@ -9,10 +9,10 @@ import torch
 from torchmetrics.functional.text import char_error_rate, chrf_score, sacre_bleu_score, word_error_rate
 
 import run_folder
-from config import Config, UserError
+from config import UserError
 from dataset import FlatIds, encode
-from model import Transformer, build_model
-from tokenizer import EOS, PAD, SOS, load_tokenizer, to_text
+from model import Transformer, build_model, choose_device
+from tokenizer import EOS, PAD, SOS, to_text
 
 WORDS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
 
@@ -89,17 +89,21 @@ def score(translations: list[str], references: list[str]) -> dict[str, float]:
 class Translator:
     """A trained model with its tokenizers, from a run folder's checkpoint."""
 
-    def __init__(self, run: str, checkpoint: str = "best", device: str = "cpu"):
+    def __init__(self, run: str, checkpoint: str = "best", device: str = "auto"):
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
-        self.config = Config(**state["config"])
-        self.tokenizers = tuple(load_tokenizer(text) for text in state["tokenizers"])
+        self.config, self.tokenizers = state["config"], state["tokenizers"]
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
-        self.device = torch.device(device)
+        self.device = choose_device(device)
         self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
         run_folder.load_weights(self.model, state["model"], run)
 
     def __call__(self, sentences: list[str]) -> list[str]:
         """Translates sentences; an empty one stays empty, one too long for the model is cut at its limit."""
+        for sentence in sentences:
+            if any("\ud800" <= c <= "\udfff" for c in sentence):
+                raise UserError(
+                    f"The sentence {sentence[:40]!r} is not UTF-8 text. Convert it, with iconv for example."
+                )
         ids, lengths = encode([s.strip() for s in sentences], self.tokenizers[0])
         source = FlatIds(ids, np.concatenate([[0], np.cumsum(lengths)]))
         rows = [i for i in range(len(sentences)) if lengths[i] > 2]
@@ -127,13 +131,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best",
                         help="best: of the lowest held-out loss; last: the newest (default: best)")  # fmt: skip
-    parser.add_argument("--device", choices=("cuda", "mps", "cpu"), default="cpu", help="(default: cpu)")
+    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="(default: auto)")
     args = parser.parse_args(argv)
     try:
         translator = Translator(args.run, args.checkpoint, args.device)
         if args.sentence:
             print("\n".join(translator(args.sentence)))
         else:
+            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are told apart later
             for line in sys.stdin:
                 print(translator([line])[0], flush=True)
     except UserError as error:

@@ -323,7 +323,7 @@ def test_a_corpus_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch)
 
 def test_weights_of_another_model_are_refused(tiny):
     run = run_all(dataclasses.replace(tiny, epochs=1)).run
-    state = run_folder.load_checkpoint(run / "last.pt")
+    state = torch.load(run / "last.pt", weights_only=True)
     state["config"]["d_ff"] = 64
     run_folder.save_checkpoint(run / "last.pt", state)
     with pytest.raises(UserError, match="do not fit the model"):
@@ -377,7 +377,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"No space left.*previous checkpoint still stands.*--resume"):
         run_folder.save_checkpoint(path, {"n": torch.zeros(3)})
-    assert torch.equal(run_folder.load_checkpoint(path)["n"], torch.ones(3))
+    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
@@ -388,7 +388,7 @@ def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
     (tmp_path / "last.part").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
         run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
-    assert torch.equal(run_folder.load_checkpoint(path)["n"], torch.ones(3))
+    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
 
 
 def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):
@@ -397,8 +397,8 @@ def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):
         run_folder.save_checkpoint(last, {"n": value})
         if value == 1:
             run_folder.keep_as(last, best)
-    assert run_folder.load_checkpoint(last)["n"] == 2
-    assert run_folder.load_checkpoint(best)["n"] == 1
+    assert torch.load(last, weights_only=True)["n"] == 2
+    assert torch.load(best, weights_only=True)["n"] == 1
 
 
 def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatch):

@@ -67,9 +67,9 @@ class Config:
 
     # Machine
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
-    precision: str = setting("auto", "auto: fp16 with GradScaler on CUDA; on a CPU bf16 where it is clearly faster, else fp32", ("auto", "fp32", "bf16", "fp16"))
+    precision: str = setting("auto", "auto: fp16 with GradScaler on CUDA, fp32 on MPS, on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
-    seed: int = setting(0, "decides split, initial weights, batches and dropout; on a CPU the same seed gives the same weights")
+    seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")
 
     # Record
     runs_dir: str = setting("runs", "folder in which the run's own folder is made")
@@ -88,7 +88,7 @@ PRESETS = {
         "d_ff": 512, "tied_embeddings": True, "epochs": 13, "optimizer": "adamw", "max_lr": 2e-3, "beta2": 0.98,
         "precision": "fp32",
     },
-    # Without dropout: a model of a seventh of base's size learns the training part by heart in 18 epochs, which is
+    # Without dropout: a model of an eighth of base's size learns the training part by heart in 18 epochs, which is
     # what the target asks for; `best` is then the checkpoint to translate with.
     "small": {
         "tokenizer": "bpe", "vocab_size": 8000, "d_model": 256, "layers": 2, "heads": 4, "d_ff": 1024, "dropout": 0.0,

@@ -1,7 +1,7 @@
 """From a corpus to batches: sources, cleaning, split, ids, and the bilingual dataset with dynamic padding.
 
 A corpus is read in chunks from memory-mapped Arrow, and each sentence is tokenised once, into flat integer
-arrays with offsets: no Python object a token or a sentence stays behind.
+arrays with offsets: of the training part, no Python object a token or a sentence stays behind.
 """
 
 import csv
@@ -49,14 +49,15 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
             return _load_file(Path(name))
         if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
             raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
-        options = FILE_READERS[".csv"][1] if next(Path(name).rglob("*.csv"), None) else {}
+        kinds = {path.suffix for path in Path(name).rglob("*")} & FILE_READERS.keys()
+        options = FILE_READERS[kinds.pop()][1] if len(kinds) == 1 else {}
         return datasets.load_dataset(name, _pair_config(name, config), **options)
     except ConnectionError as error:
         raise UserError(
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
             "train on the bundled sample with --preset demo, or name a local folder or file with --dataset."
         ) from error
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
         cause = error.__cause__ or error.__context__ or error
         if any(words in str(error) + str(cause) for words in NO_ROWS):
             raise UserError(f"The dataset {name!r} has no rows. Give --dataset one with sentence pairs.") from error
@@ -141,8 +142,9 @@ class Report:
 
 
 def fingerprints(texts: list[str]) -> np.ndarray:
-    """A 64-bit digest of each sentence, the same on every machine: int64."""
-    digests = b"".join(hashlib.blake2b(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in texts)
+    """A 64-bit digest of each sentence, whatever the white space in it, the same on every machine: int64."""
+    plain = (" ".join(text.split()).encode("utf-8", "surrogatepass") for text in texts)
+    digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in plain)
     return np.frombuffer(digests, dtype=np.int64)
 
 
@@ -222,14 +224,13 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     """
     if "train" not in corpus:
         raise UserError(f"The dataset {config.dataset!r} has no split 'train', only: {', '.join(corpus)}.")
+    own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
     try:
         train = survey("train", corpus["train"], config)
+        validation = survey("validation", corpus[own], config) if own else None
     except UnicodeDecodeError as error:
         raise UserError(f"The dataset {config.dataset!r} is not UTF-8 ({error}). Save it as UTF-8.") from error
-    own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
-    if own:
-        validation = survey("validation", corpus[own], config)
-    else:
+    if validation is None:
         train, validation = hold_out(train, "validation", config.held_out, config.seed)
     for part in (train, validation):
         if part.report.kept == 0:
@@ -261,6 +262,10 @@ class FlatIds:
 
     ids: np.ndarray  # int32
     offsets: np.ndarray  # int64, one more than there are sentences
+
+    @classmethod
+    def from_lengths(cls, ids: np.ndarray, lengths: np.ndarray) -> "FlatIds":
+        return cls(ids, np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -313,10 +318,7 @@ def encode_corpus(
             f"Nothing is left of the corpus's {corpus.report.part} part ({corpus.report}). Raise --seq-len, or give "
             "--dataset shorter sentences."
         )
-    source, target = (
-        FlatIds(np.concatenate(ids), np.concatenate([[0], np.cumsum(np.concatenate(lengths))]))
-        for ids, lengths in sides
-    )
+    source, target = (FlatIds.from_lengths(np.concatenate(ids), np.concatenate(lengths)) for ids, lengths in sides)
     return BilingualDataset(source, target, kept_texts)
 
 

@@ -259,7 +259,7 @@ class Transformer(nn.Module):
         encoded, mask = self.encode(source)
         hidden, _ = self.decode(target, self.memory(encoded), mask)
         if positions is not None:
-            hidden = hidden.flatten(0, 1)[positions]  # (N, D)
+            hidden = hidden.flatten(0, 1).index_select(0, positions)  # (N, D)
         return self.projection(hidden)
 
     @torch.no_grad()

@@ -1,9 +1,12 @@
 """A run's folder: checkpoints that survive a crash, the record of what was done, and its picture."""
 
+import contextlib
 import json
 import os
 import platform
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from config import Config, UserError
@@ -25,6 +27,8 @@ def refuse_existing(run: Path) -> None:
     """Raises UserError where there is such a folder already: a run is never overwritten or mixed with another."""
     if run.exists():
         raise UserError(f"{run} is there already. Go on with it by --resume {run}, or choose another --name.")
+    if run.parent.exists() and not run.parent.is_dir():
+        raise UserError(f"{run.parent} is a file, so {run} cannot be made in it. Choose another --runs-dir.")
 
 
 def create(run: Path, config: Config, facts: dict) -> None:
@@ -77,20 +81,34 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # elsewhere a folder cannot be opened to flush it
-        handle = os.open(folder, os.O_RDONLY)
-        try:
+    if os.name != "posix":  # elsewhere a folder cannot be opened to flush it
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network drives refuse; the file itself is flushed
             os.fsync(handle)
-        finally:
-            os.close(handle)
+    finally:
+        os.close(handle)
 
 
 def keep_as(path: Path, other: Path) -> None:
-    """Makes `other` the same checkpoint as `path`, at the cost of a directory entry."""
+    """Makes `other` the same checkpoint as `path`, without writing it again where the file system has links."""
     part = other.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    os.link(path, part)  # save_checkpoint replaces `path` and never writes into it, so the link keeps this version
-    os.replace(part, other)
+    try:
+        part.unlink(missing_ok=True)
+        try:
+            os.link(
+                path, part
+            )  # save_checkpoint replaces `path` and never writes into it, so a link keeps this version
+        except OSError:  # some file systems have no links
+            shutil.copyfile(path, part)
+        os.replace(part, other)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"The checkpoint {other} could not be written ({error}). {path} stands; make room on the disk and go on "
+            f"with `python train.py --resume {path.parent}`."
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -108,14 +126,17 @@ def load_checkpoint(path: Path) -> dict:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of this package; it lacks the mark {FORMAT!r}.")
     try:
-        config = Config(**state["config"])
-        tokenizers = tuple(load_tokenizer(text) for text in state["tokenizers"])
-        return {**state, "config": config, "tokenizers": tokenizers, "model": state["model"]}
+        parsed = {
+            "config": Config(**state["config"]),
+            "tokenizers": tuple(load_tokenizer(text) for text in state["tokenizers"]),
+            "model": state["model"],  # the weights are to be there
+        }
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(
             f"{path} is damaged or of another version of this package ({type(error).__name__}: {error}). Use the "
             "version that its run's config.json names, or train anew."
         ) from error
+    return {**state, **parsed}
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:
@@ -132,10 +153,18 @@ def load_weights(model: torch.nn.Module, state: dict, source) -> None:
 # --- The record ---------------------------------------------------------------------------------------------
 
 
+def note_resume(run: Path, update: int) -> None:
+    """Adds to config.json where, when in the run and with which versions it goes on."""
+    path = run / "config.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description.setdefault("resumed", []).append({"after_update": update, **environment()})
+    path.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def environment() -> dict:
     """Command, commit, versions and machine: what a figure depends on besides the settings."""
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "machine": {
@@ -179,7 +208,7 @@ class Record:
         self.run = run
         self.epochs: list[dict] = []
         self.steps: list[dict] = []
-        self._board: SummaryWriter | None = None
+        self._board = None  # TensorBoard's writer, made with the first row
 
     def restore(self, epochs: list[dict], steps: list[dict]) -> None:
         """Takes the record back to what a checkpoint holds; lines written after it go."""
@@ -199,6 +228,10 @@ class Record:
 
     def _scalars(self, group: str, row: dict) -> None:
         if self._board is None:
+            from torch.utils.tensorboard import (
+                SummaryWriter,
+            )  # takes a second to import, which translating need not pay
+
             # purge_step hides what an interrupted run wrote after the checkpoint it goes on from.
             self._board = SummaryWriter(self.run, purge_step=row["update"])
         for name, value in row.items():
@@ -230,7 +263,9 @@ def show_epoch(row: dict, epochs: int) -> None:
         f"held out {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}, perplexity {row['valid_perplexity']:.1f}), "
         f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, CER {row['cer']:.2f}, WER {row['wer']:.2f}, "
         f"exact {row['exact']:.1%}, {clock(row['seconds'])} + {clock(row['valid_seconds'])} validation, "
-        f"{row['tokens_per_second']:,.0f} tokens/s" + (", target met" if row["target_met"] else "")
+        f"{row['tokens_per_second']:,.0f} tokens/s"
+        + (f", {row['skipped']} updates skipped" if row["skipped"] else "")
+        + (", target met" if row["target_met"] else "")
     )
     for sample in row["samples"]:
         tqdm.write(f"    {sample['source']!r}\n    → {sample['translation']!r}\n    = {sample['reference']!r}")

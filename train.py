@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import run_folder
 from config import Config, UserError, check, parse
-from dataset import Data, RandomBatches, prepare
+from dataset import Data, Plan, RandomBatches, prepare
 from model import build_model, choose_device, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD, to_text
@@ -21,6 +21,7 @@ from translate import score, translate_ids
 
 # --- The machine --------------------------------------------------------------------------------------------
 
+SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -29,7 +30,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"precision is 'bf16', but {torch.cuda.get_device_name()} has no bf16; take --precision fp16.")
     if wanted != "auto":
-        return wanted, "as set"
+        return wanted, "as set" + (", matrix products in TF32 where the card has it" if device.type == "cuda" else "")
     if device.type == "cuda":
         return "fp16", "with GradScaler it runs on every CUDA card"
     if device.type == "mps":
@@ -73,7 +74,7 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int
         optimizer,
         max_lr=config.max_lr,
         total_steps=updates + 1,  # it is moved after each update, also the last, which must not leave the curve
-        pct_start=config.warmup,
+        pct_start=max(config.warmup, 2 / (updates + 1)),  # PyTorch divides by zero where the rise takes no step
         anneal_strategy="linear",
         cycle_momentum=False,  # it would take Lion's beta1 for momentum and change it
     )
@@ -83,7 +84,7 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int
 class Sums:
     """What an epoch adds up, to be divided once at its end."""
 
-    words: int = 0  # real target positions
+    tokens: int = 0  # real target positions
     skipped: int = 0  # updates that GradScaler refused because of infinite gradients
     seconds: float = 0.0  # of training alone, without validation and checkpoints
     norm: float = 0.0  # gradient norms that were read
@@ -99,6 +100,7 @@ class Trainer:
     def __init__(self, config: Config, data: Data, device: torch.device, precision: str, run: Path):
         torch.manual_seed(config.seed)
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
+        self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.batches = make_batches(config, data.train)
         self.pad_to = config.seq_len if config.batching == "fixed" else None
@@ -124,6 +126,7 @@ class Trainer:
         return {
             "config": dict(vars(self.config)),
             "precision": self.precision,
+            "device": self.device.type,
             "corpus": self.data.train.digest(),
             "tokenizers": [tokenizer.to_str() for tokenizer in self.data.tokenizers],
             "model": self.model.state_dict(),
@@ -135,7 +138,7 @@ class Trainer:
             "loss_sums": self.loss_sums,
             "record": {"epochs": self.record.epochs, "steps": self.record.steps},
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random_device": None if self.accelerator is None else self.accelerator.get_rng_state(),
         }
 
     def restore(self, state: dict) -> None:
@@ -155,8 +158,8 @@ class Trainer:
         self.loss_sums.copy_(state["loss_sums"])
         self.record.restore(**state["record"])
         torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self.accelerator is not None and state["device"] == self.device.type:
+            self.accelerator.set_rng_state(state["random_device"])  # another kind of device draws other numbers anyway
 
     def save(self, best: bool = False) -> None:
         """Writes the checkpoint `last`, and keeps it as `best` too if asked. Never one with a broken loss."""
@@ -167,24 +170,26 @@ class Trainer:
 
     # One update
 
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
     def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Smoothed and plain loss of a batch on the device, summed over its words."""
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+        with self.autocast():
             logits = self.model(batch.source, batch.target, batch.positions)
         return loss_sums(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
         """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""
-        words = sum(len(batch.labels) for batch in group)
+        tokens = sum(len(batch.labels) for batch in group)
         for batch in group:
             smoothed, nll = self.losses(batch.to(self.device))
-            # Divided by the words of the whole group: each word weighs the same, whatever batch it stands in.
-            self.scaler.scale(smoothed / words).backward()
+            # Divided by the tokens of the whole group: each weighs the same, whatever batch it stands in.
+            self.scaler.scale(smoothed / tokens).backward()
             self.loss_sums += torch.stack([smoothed.detach(), nll])
-            broken = ~smoothed.detach().isfinite() & (self.not_finite == 0)
-            self.not_finite += broken * (self.update + 1)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
+        self.note_if_not_finite(norm)
         self.scaler.step(self.optimizer)  # with fp16, waits for the GPU
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,30 +198,39 @@ class Trainer:
             self.schedule.step()
         else:
             self.sums.skipped += 1  # the optimizer did not move, so the schedule must not
+        if self.scale < SMALLEST_SCALE:
+            raise UserError(
+                f"The gradients of update {self.update + 1:,} overflow fp16 even when scaled by {self.scale:g}, so "
+                "training stopped. Start a new run with --precision bf16 or fp32."
+            )
         self.update += 1
-        self.sums.words += words
+        self.sums.tokens += tokens
         return norm
+
+    def note_if_not_finite(self, norm: torch.Tensor) -> None:
+        """Keeps the number of the first update with a broken loss or gradient, on the device, without waiting."""
+        # The scaler deals with infinite gradients; without one they would go into the weights.
+        finite = self.loss_sums.sum().isfinite() & (norm.isfinite() | self.scaler.is_enabled())
+        self.not_finite += (~finite & (self.not_finite == 0)) * (self.update + 1)
 
     def stop_if_not_finite(self) -> None:
         update = int(self.not_finite)  # waits for the GPU
         if update:
             raise UserError(
-                f"The loss of update {update:,} is not finite, so training stopped; the last checkpoint before it "
-                f"stands. A --max-lr below {self.config.max_lr:g}, --clip-norm 1 or --precision fp32 may help."
+                f"Loss or gradient of update {update:,} is not finite, so training stopped; the last checkpoint before "
+                f"it stands. A --max-lr below {self.config.max_lr:g}, --clip-norm 1 or --precision fp32 may help."
             )
 
     # One epoch
 
-    def train_epoch(self) -> None:
-        """Goes on with the epoch until its end or a signal."""
+    def train_epoch(self, plan: Plan, padding: float) -> None:
+        """Goes on with the epoch until its end or a signal. padding: the plan's share of it, for display."""
         self.model.train()
-        plan = self.batches.plan(self.epoch)
-        padding = plan.padding(self.data.train, self.pad_to)
         bar = tqdm(
             total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
         )  # fmt: skip
-        saved, words, seconds = time.perf_counter(), self.sums.words, self.sums.seconds
+        saved, tokens, seconds = time.perf_counter(), self.sums.tokens, self.sums.seconds
         while self.batch < len(plan) and self.stop_signal is None:
             start = time.perf_counter()
             ends = min(self.batch + self.config.accumulate, len(plan))
@@ -228,9 +242,9 @@ class Trainer:
                 self.stop_if_not_finite()
             self.sums.seconds += time.perf_counter() - start
             if due:
-                speed = (self.sums.words - words) / (self.sums.seconds - seconds)
+                speed = (self.sums.tokens - tokens) / (self.sums.seconds - seconds)
                 self.log(bar, norm, speed, padding)
-                words, seconds = self.sums.words, self.sums.seconds
+                tokens, seconds = self.sums.tokens, self.sums.seconds
             if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.perf_counter()
@@ -240,7 +254,7 @@ class Trainer:
         """Reads loss and gradient norm, which waits for the GPU, shows them and keeps them."""
         row = {
             "update": self.update,
-            "loss": float(self.loss_sums[0]) / self.sums.words,  # mean of the epoch so far
+            "loss": float(self.loss_sums[0]) / self.sums.tokens,  # mean of the epoch so far
             "lr": self.optimizer.param_groups[0]["lr"],
             "norm": float(norm),
             "tokens_per_second": speed,
@@ -255,10 +269,9 @@ class Trainer:
             refresh=False,
         )
 
-    def end_epoch(self) -> dict:
+    def end_epoch(self, padding: float) -> dict:
         """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
-        smoothed, nll = (self.loss_sums / self.sums.words).tolist()
-        plan = self.batches.plan(self.epoch)
+        smoothed, nll = (self.loss_sums / self.sums.tokens).tolist()
         row = {
             "epoch": self.epoch + 1,
             "update": self.update,
@@ -268,9 +281,9 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "norm": self.sums.norm / self.sums.norms if self.sums.norms else None,
             "skipped": self.sums.skipped,
-            "padding": plan.padding(self.data.train, self.pad_to),
+            "padding": padding,
             "seconds": self.sums.seconds,
-            "tokens_per_second": self.sums.words / self.sums.seconds,
+            "tokens_per_second": self.sums.tokens / self.sums.seconds,
             "gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else None,
         }
         row.update(self.validate())
@@ -283,15 +296,15 @@ class Trainer:
 
     @torch.no_grad()
     def held_out_loss(self) -> tuple[float, float]:
-        """Smoothed and plain loss a word over the whole held-out part."""
+        """Smoothed and plain loss a token over the whole held-out part."""
         self.model.eval()
-        held, sums, words = self.data.validation, torch.zeros_like(self.loss_sums), 0
+        held, sums, tokens = self.data.validation, torch.zeros_like(self.loss_sums), 0
         plan = UniformBatches(held, 4 * self.config.batch_size).plan(0)
         for k in range(len(plan)):
             batch = held.batch(plan[k])
             sums += torch.stack(self.losses(batch.to(self.device)))
-            words += len(batch.labels)
-        smoothed, nll = (sums / words).tolist()
+            tokens += len(batch.labels)
+        smoothed, nll = (sums / tokens).tolist()
         return smoothed, nll
 
     @torch.no_grad()
@@ -300,7 +313,7 @@ class Trainer:
         start = time.perf_counter()
         smoothed, nll = self.held_out_loss()
         held = self.data.validation
-        with torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+        with self.autocast():
             ids = translate_ids(self.model, held.source, self.config.seq_len, self.device)
         language = self.config.target_language
         translations = [to_text(self.data.tokenizers[1], row, language) for row in ids]
@@ -318,14 +331,13 @@ class Trainer:
     def train(self) -> bool:
         """Trains until the last epoch is done (True) or a signal came, at which the run is saved (False)."""
         while self.epoch < self.config.epochs:
-            self.train_epoch()
-            plan_done = self.batch >= len(self.batches.plan(self.epoch))
-            if plan_done:
-                run_folder.show_epoch(self.end_epoch(), self.config.epochs)
-            if self.stop_signal is not None:
-                if not plan_done:
-                    self.save()
+            plan = self.batches.plan(self.epoch)
+            padding = plan.padding(self.data.train, self.pad_to)
+            self.train_epoch(plan, padding)
+            if self.stop_signal is not None:  # also at the end of an epoch: its validation can wait
+                self.save()
                 return False
+            run_folder.show_epoch(self.end_epoch(padding), self.config.epochs)
         return True
 
 
@@ -339,10 +351,10 @@ def start(config: Config) -> Trainer:
     run = Path(config.runs_dir) / config.name
     run_folder.refuse_existing(run)
     data = prepare(config)
+    print("\n".join(data.reports), flush=True)
     trainer = Trainer(config, data, device, precision, run)
     facts = describe(trainer, reason)
     run_folder.create(run, config, facts)
-    print("\n".join(data.reports))
     for name in ("device", "precision", "model", "vocabulary", "batches", "loss"):
         print(f"{name}: {facts[name]}")
     print(f"run: {run}\n")
@@ -395,7 +407,8 @@ def resume(folder: str, flags: dict) -> Trainer:
     data = prepare(config, state["tokenizers"])
     trainer = Trainer(config, data, device, precision, run)
     trainer.restore(state)
-    print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}")
+    run_folder.note_resume(run, trainer.update)
+    print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}, on {device.type} in {precision}")
     return trainer
 
 
@@ -403,10 +416,12 @@ def prepare_machine(config: Config) -> torch.device:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.backends.cuda.matmul.allow_tf32 = True  # where fp32 products remain, on cards that have it
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of batch, up to a second each
     return choose_device(config.device)
 
 
 def main(argv: list[str] | None = None) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
     try:
         config, folder, flags = parse(argv)
         trainer = resume(folder, flags) if folder is not None else start(config)
@@ -415,6 +430,13 @@ def main(argv: list[str] | None = None) -> int:
         finished = trainer.train()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except torch.OutOfMemoryError as error:
+        print(
+            f"error: The GPU's memory is full ({str(error).splitlines()[0]}). Start a new run with half the "
+            "--batch-size and twice the --accumulate.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("stopped before the first update; nothing was saved", file=sys.stderr)

@@ -14,7 +14,7 @@ from dataset import FlatIds, encode
 from model import Transformer, build_model, choose_device
 from tokenizer import EOS, PAD, SOS, to_text
 
-WORDS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
+TOKENS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
 
 # --- Decoding -----------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ def greedy(model: Transformer, source: torch.Tensor, limits: torch.Tensor) -> li
     for step in range(int(limits.max())):
         hidden, past = model.decode(words, memory, mask, past)
         logits = model.projection(hidden[:, -1])  # (B, V)
-        logits[:, [PAD, SOS]] = -torch.inf
+        logits[:, PAD] = logits[:, SOS] = -torch.inf
         words = logits.argmax(-1, keepdim=True)
         ended |= (words[:, 0] == EOS) | (limits <= step)
         if bool(ended.all()):  # waits for the GPU, once a word
@@ -56,7 +56,7 @@ def translate_ids(model: Transformer, source: FlatIds, positions: int, device: t
     output: list[list[int]] = [[]] * len(order)
     start = 0
     while start < len(order):
-        rows = order[start : start + max(1, WORDS_A_BATCH // int(lengths[order[start]]))]
+        rows = order[start : start + max(1, TOKENS_A_BATCH // int(lengths[order[start]]))]
         start += len(rows)
         batch = torch.from_numpy(source.rows(rows, int(lengths[rows].max()))).to(device)
         limits = torch.from_numpy(np.minimum(2 * lengths[rows] + 10, positions - 1)).to(device)
@@ -104,13 +104,12 @@ class Translator:
                 raise UserError(
                     f"The sentence {sentence[:40]!r} is not UTF-8 text. Convert it, with iconv for example."
                 )
-        ids, lengths = encode([s.strip() for s in sentences], self.tokenizers[0])
-        source = FlatIds(ids, np.concatenate([[0], np.cumsum(lengths)]))
-        rows = [i for i in range(len(sentences)) if lengths[i] > 2]
-        kept = [self._fit(source[i], sentences[i]) for i in rows]
+        encoded = FlatIds.from_lengths(*encode([s.strip() for s in sentences], self.tokenizers[0]))
+        rows = [i for i in range(len(sentences)) if encoded.lengths[i] > 2]
+        kept = [self._fit(encoded[i], sentences[i]) for i in rows]
         if not kept:
             return [""] * len(sentences)
-        source = FlatIds(np.concatenate(kept), np.concatenate([[0], np.cumsum([len(k) for k in kept])]))
+        source = FlatIds.from_lengths(np.concatenate(kept), np.array([len(ids) for ids in kept]))
         output = [""] * len(sentences)
         for i, words in zip(rows, translate_ids(self.model, source, self.config.seq_len, self.device), strict=True):
             output[i] = to_text(self.tokenizers[1], words, self.config.target_language)
@@ -133,17 +132,20 @@ def main(argv: list[str] | None = None) -> int:
                         help="best: of the lowest held-out loss; last: the newest (default: best)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="(default: auto)")
     args = parser.parse_args(argv)
+    sys.stdout.reconfigure(encoding="utf-8")
     try:
         translator = Translator(args.run, args.checkpoint, args.device)
         if args.sentence:
             print("\n".join(translator(args.sentence)))
         else:
-            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are not UTF-8 are told apart later
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # other bytes are told apart later
             for line in sys.stdin:
                 print(translator([line])[0], flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

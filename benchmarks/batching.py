@@ -29,13 +29,13 @@ ROUNDS, WORDS = 8, 8_000  # a round trains on at least so many target tokens of 
 
 def timed_round(trainer: Trainer, plan, start: int) -> tuple[int, float]:
     """Trains from batch `start` on; returns the next batch and real target tokens a second."""
-    words, began, k = trainer.sums.words, time.perf_counter(), start
-    while trainer.sums.words - words < WORDS:
+    words, began, k = trainer.sums.tokens, time.perf_counter(), start
+    while trainer.sums.tokens - words < WORDS:
         trainer.step([trainer.data.train.batch(plan[k % len(plan)], trainer.pad_to)])
         k += 1
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
-    return k, (trainer.sums.words - words) / (time.perf_counter() - began)
+    return k, (trainer.sums.tokens - words) / (time.perf_counter() - began)
 
 
 def measure(config) -> list[dict]:
@@ -95,10 +95,10 @@ def main() -> int:
     out = Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
     facts = run_folder.environment()
-    (out / "batching.json").write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    (out / "batching.json").write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     text = f"`{facts['command']}`, {facts['machine']['processor']}, torch {facts['versions']['torch']}, "
     text += f"{facts['machine']['threads']} threads, {ROUNDS} rounds, median (range)\n\n{table(rows)}\n"
-    (out / "batching.md").write_text(text)
+    (out / "batching.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 

@@ -53,6 +53,18 @@ def assert_same_weights(one, other):
 # --- Schedule and optimizer -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("updates", "warmup"), [(1, 0.3), (2, 0.3), (9, 0.1), (99, 0.01), (1, 0.5)])
+def test_the_shortest_schedules_hold_to_their_end(updates, warmup):
+    config = dataclasses.replace(preset("base"), warmup=warmup)
+    opt = make_optimizer(config, [torch.nn.Parameter(torch.zeros(3))])
+    schedule = make_schedule(config, opt, updates)
+    opt.param_groups[0]["params"][0].grad = torch.ones(3)
+    for _ in range(updates):
+        opt.step()
+        schedule.step()
+        assert 0 < opt.param_groups[0]["lr"] <= config.max_lr
+
+
 @pytest.mark.parametrize("optimizer", ["lion", "adamw"])
 def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(optimizer):
     config = dataclasses.replace(preset("base"), optimizer=optimizer)
@@ -106,6 +118,7 @@ def test_accumulation_equals_one_large_batch(tiny):
     one, other = trainer_for(config), trainer_for(config)
     for trainer in (one, other):  # Lion's sign would turn rounding into steps
         trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=0.1)
+        trainer.schedule = make_schedule(config, trainer.optimizer, 10)
     rows = np.arange(48)
     data = one.data.train
     for _ in range(3):
@@ -114,7 +127,7 @@ def test_accumulation_equals_one_large_batch(tiny):
     for name, weight in weights(one).items():
         torch.testing.assert_close(weights(other)[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(one.loss_sums, other.loss_sums)
-    assert one.sums.words == other.sums.words
+    assert one.sums.tokens == other.sums.tokens
 
 
 def test_gradients_are_unscaled_before_they_are_clipped(tiny):
@@ -130,6 +143,7 @@ def test_gradients_are_unscaled_before_they_are_clipped(tiny):
     assert norms[0] == pytest.approx(float(exact.step(groups(exact)[0])), rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:Seems like `optimizer.step")
 def test_the_clipped_gradients_have_the_limits_norm(tiny, monkeypatch):
     trainer = trainer_for(dataclasses.replace(tiny, clip_norm=0.01))
     seen = []
@@ -168,14 +182,14 @@ def test_the_epochs_loss_is_the_mean_over_its_words_whatever_the_batches(tiny, b
     trainer = trainer_for(config)
     for group in groups(trainer):
         trainer.step(group)
-    smoothed, plain = (trainer.loss_sums / trainer.sums.words).tolist()
+    smoothed, plain = (trainer.loss_sums / trainer.sums.tokens).tolist()
     with torch.no_grad():
         everything = trainer.data.train.batch(np.arange(len(trainer.data.train)))
         logits = trainer.model(everything.source, everything.target, everything.positions)
         cross_entropy = torch.nn.functional.cross_entropy
         assert smoothed == pytest.approx(cross_entropy(logits, everything.labels, label_smoothing=0.1).item(), rel=1e-4)
         assert plain == pytest.approx(cross_entropy(logits, everything.labels).item(), rel=1e-4)
-    assert trainer.sums.words == len(everything.labels)
+    assert trainer.sums.tokens == len(everything.labels)
 
 
 # --- A run ----------------------------------------------------------------------------------------------------
@@ -364,11 +378,65 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tiny, monk
     monkeypatch.setattr(Trainer, "losses", broken)
     assert train.main(command(dataclasses.replace(tiny, log_every=50))) == 2
     error = capsys.readouterr().err
-    assert "The loss of update 22 is not finite" in error
+    assert "Loss or gradient of update 22 is not finite" in error
     run = Path(tiny.runs_dir) / "run"
     state = run_folder.load_checkpoint(run / "last.pt")
     assert state["position"][0] == 1  # the checkpoint of the epoch before it stands
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(tiny):
+    trainer = trainer_for(tiny)
+    trainer.step(groups(trainer)[0])
+    trainer.save()
+    saved = (trainer.run / "last.pt").read_bytes()
+    trainer.model.projection.bias.register_hook(lambda gradient: gradient * math.nan)
+    trainer.step(groups(trainer)[1])  # its loss is finite
+    assert trainer.loss_sums.isfinite().all()
+    with pytest.raises(UserError, match="update 2 is not finite"):
+        trainer.save()
+    assert (trainer.run / "last.pt").read_bytes() == saved
+
+
+def test_gradients_that_overflow_fp16_for_good_stop_the_run(tiny):
+    trainer = trainer_for(dataclasses.replace(tiny, precision="fp16"))
+    trainer.model.projection.bias.register_hook(lambda gradient: gradient * math.inf)
+    group = groups(trainer)[0]
+
+    def forty_updates():
+        for _ in range(40):
+            trainer.step(group)
+
+    with pytest.raises(UserError, match="--precision bf16"):
+        forty_updates()
+    assert trainer.schedule.last_epoch == 0
+
+
+def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
+    def full(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
+
+    monkeypatch.setattr(Trainer, "losses", full)
+    assert train.main(command(tiny)) == 2
+    error = capsys.readouterr().err
+    assert "Tried to allocate 2.00 GiB" in error
+    assert "half the --batch-size" in error
+    assert not (Path(tiny.runs_dir) / "run").exists()
+
+
+def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):
+    whole = run_all(dataclasses.replace(tiny, name="whole"))
+    stop_after(monkeypatch, whole.total)
+    stopped = train.start(dataclasses.replace(tiny, name="cut"))
+    assert not stopped.train()
+    assert len(stopped.record.epochs) == tiny.epochs - 1
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    assert len(resumed.record.epochs) == tiny.epochs
+    description = json.loads((stopped.run / "config.json").read_text())
+    assert [resume["after_update"] for resume in description["resumed"]] == [whole.total]
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
@@ -389,6 +457,28 @@ def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
         run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
     assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
+
+
+def test_where_there_are_no_links_the_best_checkpoint_is_a_copy(tmp_path, monkeypatch):
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    run_folder.save_checkpoint(last, {"n": 1})
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    run_folder.keep_as(last, best)
+    run_folder.save_checkpoint(last, {"n": 2})
+    assert torch.load(best, weights_only=True)["n"] == 1
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse_folders(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(22, "Invalid argument")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    run_folder.save_checkpoint(tmp_path / "last.pt", {"n": 1})
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["n"] == 1
 
 
 def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):

@@ -97,6 +97,15 @@ PRESETS = {
 }
 # fmt: on
 
+SECTIONS = {  # of --help, by the setting that each begins with
+    "dataset": "data",
+    "batching": "batches",
+    "d_model": "model",
+    "epochs": "optimisation",
+    "device": "machine",
+    "runs_dir": "record",
+}
+
 PRESET_HELP = """\
   base   the original experiment: 75 M parameters on opus_books, 18 epochs; wants a GPU
   demo   the bundled sample: no GPU, no network, minutes
@@ -178,13 +187,14 @@ class _Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
             message = f"there is no setting {unknown[1]}" + (f"; did you mean {near[0]}?" if near else ".")
             message += " `python train.py --help` lists them all."
-        super().error(message)
+        self.exit(2, f"error: {message}\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of train.py: one flag a field of Config, besides --preset and --resume."""
     p = _Parser(
         prog="python train.py",
+        usage="python train.py [--preset NAME] [--setting VALUE ...]   or   python train.py --resume RUN",
         description="Train an encoder-decoder Transformer from scratch to translate.",
         epilog=f"presets:\n{PRESET_HELP}\n\nEvery default can also be edited in config.py.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -193,13 +203,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", choices=PRESETS, help="a set of defaults, see below (default: base)")
     p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, exactly where it stopped; "
                    "its settings are its own, only --device and --threads may be given along")  # fmt: skip
+    group = p
     for f in dataclasses.fields(Config):
+        if f.name in SECTIONS:
+            group = p.add_argument_group(SECTIONS[f.name])
         help = f"{f.metadata['help']} (default: {f.default if f.default != '' else 'empty'})".replace("%", "%%")
         flag = "--" + f.name.replace("_", "-")
         if f.type is bool:
-            p.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help)
         else:
-            p.add_argument(flag, type=f.type, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=help,
+            group.add_argument(flag, type=f.type, choices=f.metadata["choices"], default=argparse.SUPPRESS, help=help,
                            metavar=None if f.metadata["choices"] else f.type.__name__.upper())  # fmt: skip
     return p
 

@@ -274,16 +274,18 @@ def show_epoch(row: dict, epochs: int) -> None:
 def summarise(run: Path, config: Config, record: Record) -> None:
     """Prints what came of a finished run and draws its picture."""
     last, best = record.epochs[-1], min(record.epochs, key=lambda row: row["valid_nll"])
-    met = next((row["epoch"] for row in record.epochs if row["target_met"]), None)
+    met = next((f"met in epoch {row['epoch']}" for row in record.epochs if row["target_met"]), "not met")
     seconds, validation = (sum(row[name] for row in record.epochs) for name in ("seconds", "valid_seconds"))
-    tqdm.write(
-        f"\n{run}: {last['epoch']} epochs in {clock(seconds)}, and {clock(validation)} of validation\n"
-        f"  training loss {last['train_loss']:.3f}, target {config.target_loss} "
-        + (f"met in epoch {met}" if met else "not met")
-        + f"\n  held out: best loss {best['valid_loss']:.3f} (plain {best['valid_nll']:.3f}) in epoch {best['epoch']}; "
-        f"at the end BLEU {last['bleu']:.1f}, chrF {last['chrf']:.1f}, exact {last['exact']:.1%}\n"
-        f'  translate with: python translate.py {run} "…"'
-    )
+    lines = [
+        f"\n{run}: {last['epoch']} epochs in {clock(seconds)}, and {clock(validation)} of validation",
+        f"  training loss {last['train_loss']:.3f}, target {config.target_loss} {met}",
+    ]
+    for name, row in (("best.pt", best), ("last.pt", last)):
+        lines.append(
+            f"  {name}, epoch {row['epoch']}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}), "
+            f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, exact {row['exact']:.1%}"
+        )
+    tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run} "…"']))
     picture = draw(run, config, record)
     tqdm.write(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")
 

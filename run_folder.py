@@ -164,7 +164,7 @@ def note_resume(run: Path, update: int) -> None:
 def environment() -> dict:
     """Command, commit, versions and machine: what a figure depends on besides the settings."""
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "machine": {
@@ -174,6 +174,11 @@ def environment() -> dict:
             "threads": torch.get_num_threads(),
         },
     }
+
+
+def _script() -> str:
+    path, here = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.name
 
 
 def _processor() -> str:

@@ -283,7 +283,8 @@ def summarise(run: Path, config: Config, record: Record) -> None:
     seconds, validation = (sum(row[name] for row in record.epochs) for name in ("seconds", "valid_seconds"))
     lines = [
         f"\n{run}: {last['epoch']} epochs in {clock(seconds)}, and {clock(validation)} of validation",
-        f"  training loss {last['train_loss']:.3f}, target {config.target_loss} {met}",
+        f"  training loss {last['train_loss']:.3f}, target {config.target_loss} {met}; "
+        f"label smoothing allows no less than {last['label_smoothing_floor']:.3f}",
     ]
     for name, row in (("best.pt", best), ("last.pt", last)):
         lines.append(
@@ -311,7 +312,10 @@ def draw(run: Path, config: Config, record: Record) -> Path | None:
     loss.plot(x, [row["train_loss"] for row in epochs], "o-", label="training, smoothed")
     loss.plot(x, [row["train_nll"] for row in epochs], "o-", label="training, plain")
     loss.plot(x, [row["valid_nll"] for row in epochs], "s--", label="held out, plain")
+    floor = epochs[-1]["label_smoothing_floor"]
     loss.axhline(config.target_loss, color="green", linewidth=1, label=f"target {config.target_loss}")
+    loss.axhline(floor, color="grey", linewidth=1, linestyle=":", label=f"floor of the smoothed loss, {floor:.2f}")
+    loss.xaxis.get_major_locator().set_params(integer=True)
     loss.set(xlabel="epoch", ylabel="nats a target token", title="loss, mean of the epoch", ylim=(0, None))
     loss.legend(fontsize=8)
     updates = [row["update"] for row in steps]

@@ -116,6 +116,7 @@ class Trainer:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sums = torch.zeros(2, dtype=wide, device=device)  # smoothed, plain
         self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
+        self.floor = label_smoothing_floor(data.vocabulary_sizes[1], config.label_smoothing)
         self.record = run_folder.Record(run)
         self.stop_signal: int | None = None
 
@@ -277,6 +278,7 @@ class Trainer:
             "update": self.update,
             "train_loss": smoothed,
             "train_nll": nll,
+            "label_smoothing_floor": self.floor,
             "target_met": smoothed < self.config.target_loss,
             "lr": self.optimizer.param_groups[0]["lr"],
             "norm": self.sums.norm / self.sums.norms if self.sums.norms else None,
@@ -368,7 +370,6 @@ def describe(trainer: Trainer, reason: str) -> dict:
     parameters = sum(p.numel() for p in trainer.model.parameters())
     plan = trainer.batches.plan(0)
     padding = plan.padding(trainer.data.train, trainer.pad_to)
-    floor = label_smoothing_floor(words, config.label_smoothing)
     if config.tokenizer == "bpe":
         vocabulary = f"{words:,} subwords of {config.source_language} and {config.target_language} together"
     else:
@@ -380,11 +381,11 @@ def describe(trainer: Trainer, reason: str) -> dict:
         "vocabulary": vocabulary,
         "batches": f"{config.batching}: {len(plan):,} an epoch, {padding:.1%} padding; {trainer.total:,} updates",
         "loss": f"{trainer.held_out_loss()[0]:.2f} before training (ln V = {math.log(words):.2f}), "
-        f"target {config.target_loss}, floor of label smoothing {floor:.2f}",
+        f"target {config.target_loss}, floor of label smoothing {trainer.floor:.2f}",
         "parameters": parameters,
         "vocabulary_sizes": [source_words, words],
         "updates": trainer.total,
-        "label_smoothing_floor": floor,
+        "label_smoothing_floor": trainer.floor,
         "corpus": trainer.data.reports,
     }
 

@@ -24,6 +24,11 @@ def run(words, **options) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)  # where README's commands are typed
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """README's first command without its installation, cut short: two epochs, in a folder of its own."""

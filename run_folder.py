@@ -97,9 +97,7 @@ def keep_as(path: Path, other: Path) -> None:
     try:
         part.unlink(missing_ok=True)
         try:
-            os.link(
-                path, part
-            )  # save_checkpoint replaces `path` and never writes into it, so a link keeps this version
+            os.link(path, part)  # keeps this version: save_checkpoint replaces `path` and never writes into it
         except OSError:  # some file systems have no links
             shutil.copyfile(path, part)
         os.replace(part, other)

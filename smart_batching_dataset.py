@@ -68,9 +68,3 @@ def _pools(order: np.ndarray, size: int) -> list[np.ndarray]:
     # Equal pools: a short last one would be padded more than the others. At least two: sorting all there is would
     # bring the same sentences together in every epoch.
     return np.array_split(order, max(2, round(len(order) / size)))
-
-
-def correlation_of_neighbours(plan: Plan, lengths: np.ndarray) -> float:
-    """Pearson correlation of the longest length of each batch with that of the batch before it."""
-    longest = plan.longest(lengths)
-    return float(np.corrcoef(longest[:-1], longest[1:])[0, 1])

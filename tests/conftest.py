@@ -3,10 +3,12 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from config import Config
+from dataset import Plan
 
 torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
 
@@ -24,6 +26,12 @@ def digit_pairs(count: int, longest: int = 9, seed: int = 0) -> list[tuple[str, 
 def write_jsonl(path, pairs) -> str:
     path.write_text("".join(json.dumps({"en": en, "it": it}) + "\n" for en, it in pairs), encoding="utf-8")
     return str(path)
+
+
+def correlation_of_neighbours(plan: Plan, lengths: np.ndarray) -> float:
+    """Pearson correlation of the longest length of each batch with that of the batch before it."""
+    longest = plan.longest(lengths)
+    return float(np.corrcoef(longest[:-1], longest[1:])[0, 1])
 
 
 @pytest.fixture(scope="session")

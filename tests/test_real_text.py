@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import correlation_of_neighbours
 
 from config import preset
 from dataset import RandomBatches, load_corpus, pairs, prepare
-from smart_batching_dataset import UniformBatches, correlation_of_neighbours, longer_side
+from smart_batching_dataset import UniformBatches, longer_side
 from tokenizer import join_words
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from conftest import correlation_of_neighbours
 
 from dataset import Plan, RandomBatches
-from smart_batching_dataset import UniformBatches, correlation_of_neighbours, longer_side
+from smart_batching_dataset import UniformBatches, longer_side
 
 
 @dataclass

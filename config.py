@@ -43,6 +43,7 @@ class Config:
     batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
     batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
     pool_size: int = setting(16_384, "uniform only: sentences sorted together; a smaller pool mixes more and pads more")
+    shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --compile; above: so many shapes for all batches")
     accumulate: int = setting(1, "batches whose gradients are summed for one update; raise it where a larger batch_size does not fit")
 
     # Model
@@ -69,6 +70,7 @@ class Config:
     # Machine
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
     precision: str = setting("auto", "auto: fp16 with GradScaler on CUDA, fp32 on MPS, on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
+    compile: bool = setting(False, "compile the layers for each shape of batch, on CUDA into graphs; minutes at first; not for dynamic batches")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
     seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")
 
@@ -141,7 +143,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
     for name in ("held_out", "warmup"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
-    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"):
+    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
     _require(config, "seed", config.seed < 2**63, "at most 9223372036854775807")
     _require(config, "max_lr", config.max_lr > 0, "above 0")
@@ -160,6 +162,13 @@ def _check_combinations(config: Config) -> None:
         raise UserError(
             f"source_language and target_language are both {config.source_language!r}; "
             "name two different columns, as in --source-language en --target-language it."
+        )
+    if config.shapes and config.batching != "uniform":
+        raise UserError(f"shapes is {config.shapes}, but {config.batching} batches cannot keep to any; set it to 0.")
+    if config.compile and config.batching == "dynamic":
+        raise UserError(
+            "compile is on, but dynamic batches have a new length each, and each would be compiled anew; "
+            "take --batching uniform, which keeps to a few shapes."
         )
     if config.d_model % config.heads:
         fits = [h for h in range(1, config.d_model + 1) if config.d_model % h == 0]

@@ -7,6 +7,7 @@ arrays with offsets: of the training part, no Python object a token or a sentenc
 import csv
 import hashlib
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -23,6 +24,7 @@ from tokenizer import EOS, PAD, SOS, train_bpe_tokenizer, train_word_tokenizer
 
 NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # how `datasets` and Arrow put it
 CHUNK = 10_000  # sentences handled at a time
+RESIDENT = 2**32  # bytes of ids, about 500 M tokens a side, that a GPU has room for
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 FILE_READERS = {
     ".parquet": ("parquet", {}),
@@ -260,26 +262,28 @@ def train_tokenizers(train: Corpus, config: Config) -> tuple[Tokenizer, Tokenize
 class FlatIds:
     """Token ids of many sentences, each with SOS and EOS: sentence i is ids[offsets[i]:offsets[i + 1]]."""
 
-    ids: np.ndarray  # int32
-    offsets: np.ndarray  # int64, one more than there are sentences
+    ids: torch.Tensor  # int32
+    offsets: torch.Tensor  # int64, one more than there are sentences
 
     @classmethod
     def from_lengths(cls, ids: np.ndarray, lengths: np.ndarray) -> "FlatIds":
-        return cls(ids, np.concatenate([[0], np.cumsum(lengths)]))
+        return cls(torch.from_numpy(ids), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
 
     @property
     def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
+        return self.offsets.diff().numpy()
+
+    def to(self, device: torch.device) -> "FlatIds":
+        return FlatIds(self.ids.to(device), self.offsets.to(device))
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+        return self.ids[self.offsets[i] : self.offsets[i + 1]].numpy()
 
-    def rows(self, indices: np.ndarray, width: int) -> np.ndarray:
-        """The sentences `indices` as an array (len(indices), width) of int64, filled up with PAD."""
-        columns = np.arange(width)
-        where = self.offsets[indices][:, None] + columns
+    def rows(self, indices: torch.Tensor, width: int) -> torch.Tensor:
+        """The sentences `indices` as (len(indices), width) of int64, filled up with PAD, without waiting for a GPU."""
+        where = self.offsets[indices][:, None] + torch.arange(width, device=self.ids.device)
         inside = where < self.offsets[indices + 1][:, None]
-        return np.where(inside, self.ids[np.minimum(where, len(self.ids) - 1)], PAD).astype(np.int64)
+        return self.ids[where.clamp_(max=len(self.ids) - 1)].long().masked_fill_(~inside, PAD)
 
 
 def encode(texts: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -335,13 +339,14 @@ class Batch:
     positions: torch.Tensor  # (N,) where in the flattened (B, T) they are predicted
 
     def to(self, device: torch.device) -> "Batch":
-        if device.type != "cuda":
-            return Batch(*(t.to(device) for t in self.tensors()))
-        # Pinned memory lets the copy run beside the GPU's work instead of waiting for it.
-        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self.tensors()))
+        return Batch(*(to_device(t, device) for t in (self.source, self.target, self.labels, self.positions)))
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.source, self.target, self.labels, self.positions
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Pinned memory lets the copy run beside the GPU's work instead of waiting for it.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class BilingualDataset(Dataset):
@@ -360,28 +365,59 @@ class BilingualDataset(Dataset):
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return self.source[i], self.target[i]
 
-    def batch(self, indices: np.ndarray, pad_to: int | None = None) -> Batch:
-        """The pairs `indices` side by side, padded to the longest of them or to `pad_to` tokens."""
-        source = self.source.rows(indices, pad_to or int(self.source_lengths[indices].max()))
-        target = self.target.rows(indices, pad_to or int(self.target_lengths[indices].max()))
-        labels = target[:, 1:].reshape(-1)
-        positions = np.flatnonzero(labels != PAD)
-        return Batch(*map(torch.from_numpy, (source, target[:, :-1].copy(), labels[positions], positions)))
+    def to(self, device: torch.device) -> "BilingualDataset":
+        """The same pairs with their ids on the device, where batches are then put together.
+
+        More than RESIDENT bytes of ids stay where they are, and each batch travels.
+        """
+        size = sum(t.nbytes for side in (self.source, self.target) for t in (side.ids, side.offsets))
+        if size > RESIDENT:
+            return self
+        there = copy(self)  # lengths stay on the host, which plans by them
+        there.source, there.target = self.source.to(device), self.target.to(device)
+        return there
+
+    def batch(self, indices: np.ndarray, rows: int | None = None, width: int | None = None) -> Batch:
+        """The pairs `indices` side by side, on the device of the ids.
+
+        Sentences are padded to the longest of their side, or to `width` tokens. Where there are fewer pairs than
+        `rows`, the first ones fill up; the labels are those of the pairs asked for alone.
+        """
+        columns = width or int(self.target_lengths[indices].max())
+        words = self.target_lengths[indices] - 1  # labels of each pair; the host knows how many without asking the GPU
+        row_starts = np.arange(len(indices)) * (columns - 1) - (np.cumsum(words) - words)
+        positions = np.repeat(row_starts, words) + np.arange(words.sum())
+        device = self.source.ids.device
+        positions, indices_there = (
+            to_device(torch.from_numpy(a), device) for a in (positions, np.resize(indices, rows or len(indices)))
+        )
+        source = self.source.rows(indices_there, width or int(self.source_lengths[indices].max()))
+        target = self.target.rows(indices_there, columns)
+        labels = target[:, 1:].flatten().index_select(0, positions)
+        return Batch(source, target[:, :-1].contiguous(), labels, positions)
 
     def digest(self) -> str:
         """A fingerprint of all ids: two corpora that differ in a word differ in it."""
         h = hashlib.blake2b(digest_size=16)
         for part in (self.source.ids, self.source.offsets, self.target.ids, self.target.offsets):
-            h.update(np.ascontiguousarray(part).data)
+            h.update(part.contiguous().numpy().data)
         return h.hexdigest()
 
 
 @dataclass
 class Plan:
-    """An epoch's batches: batch k holds the sentence pairs order[starts[k]:starts[k + 1]]."""
+    """An epoch's batches: batch k holds the sentence pairs order[starts[k]:starts[k + 1]].
+
+    shapes: rows and tokens that each batch is filled up to, where they are fixed beforehand: (batches, 2).
+    """
 
     order: np.ndarray
     starts: np.ndarray  # one more than there are batches
+    shapes: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, batches: list[np.ndarray], shapes: np.ndarray | None = None) -> "Plan":
+        return cls(np.concatenate(batches), np.cumsum([0] + [len(b) for b in batches]), shapes)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -389,31 +425,43 @@ class Plan:
     def __getitem__(self, k: int) -> np.ndarray:
         return self.order[self.starts[k] : self.starts[k + 1]]
 
+    def batch(self, k: int, dataset: BilingualDataset) -> Batch:
+        """Batch k, made of the dataset's pairs."""
+        if self.shapes is None:
+            return dataset.batch(self[k])
+        rows, width = self.shapes[k].tolist()
+        return dataset.batch(self[k], rows, width)
+
     def longest(self, lengths: np.ndarray) -> np.ndarray:
         """The longest of `lengths` in each batch."""
         return np.maximum.reduceat(lengths[self.order], self.starts[:-1])
 
-    def padding(self, dataset: BilingualDataset, pad_to: int | None = None) -> float:
+    def padding(self, dataset: BilingualDataset) -> float:
         """Share of the batches' cells, source and target together, that hold no word."""
-        cells = 0
-        for lengths in (dataset.source_lengths, dataset.target_lengths):
-            widths = np.full(len(self), pad_to) if pad_to else self.longest(lengths)
-            cells += int((np.diff(self.starts) * widths).sum())
-        return 1 - int(dataset.source_lengths.sum() + dataset.target_lengths.sum()) / cells
+        sides = dataset.source_lengths, dataset.target_lengths
+        words = int(sum(lengths.sum() for lengths in sides))
+        if self.shapes is not None:
+            return 1 - words / int(2 * self.shapes.prod(1).sum())
+        cells = sum(int((np.diff(self.starts) * self.longest(lengths)).sum()) for lengths in sides)
+        return 1 - words / cells
 
 
 @dataclass
 class RandomBatches:
-    """Plans of `batch_size` random pairs, as the dynamic and the fixed padding take them."""
+    """Plans of `batch_size` random pairs: with dynamic padding, or with fixed padding to `width` tokens."""
 
     dataset: BilingualDataset
     batch_size: int
     seed: int = 0
+    width: int | None = None
 
     def plan(self, epoch: int) -> Plan:
         """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        return Plan(order, np.append(np.arange(0, len(order), self.batch_size), len(order)))
+        starts = np.append(np.arange(0, len(order), self.batch_size), len(order))
+        rows = np.diff(starts)
+        shapes = None if self.width is None else np.stack([rows, np.full_like(rows, self.width)], axis=1)
+        return Plan(order, starts, shapes)
 
 
 # --- All of it ----------------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import UserError
-
 Cache = list[tuple[Tensor, Tensor]]  # one pair of keys and values, each (B, H, positions, K), a decoder layer
 
 
@@ -218,12 +216,14 @@ class Transformer(nn.Module):
 
     def _initialise(self) -> None:
         # Xavier for every matrix (Glorot & Bengio 2010): the first loss is then close to ln V.
-        for parameter in self.parameters():
-            if parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
         for module in self.modules():
             if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        # A variance of 1 once scaled by sqrt(D), as large as the positions' and not a quarter of it: 10 epochs with
+        # AdamW end at 2.41 instead of 2.66 (benchmarks/README.md).
+        for embedding in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(embedding.words.weight, std=1 / embedding.scale)
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) ids to the encoder's output (B, S, D) and its mask (B, 1, 1, S)."""
@@ -250,17 +250,24 @@ class Transformer(nn.Module):
             present.append(keys_values)
         return self.decoder_norm(x), present
 
-    def forward(self, source: Tensor, target: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Logits of the word that follows each target position.
-
-        source: (B, S) ids; target: (B, T) ids. Returns (B, T, V), or (N, V) for the N flat `positions` of
-        (B, T) alone: the projection is dear and padding has no use for it.
-        """
+    def states(self, source: Tensor, target: Tensor) -> Tensor:
+        """The decoder's hidden states (B, T, D), of which the projection makes logits: all layers in one call."""
         encoded, mask = self.encode(source)
-        hidden, _ = self.decode(target, self.memory(encoded), mask)
+        return self.decode(target, self.memory(encoded), mask)[0]
+
+    def logits(self, states: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of the word that follows each target position, from hidden states (B, T, D).
+
+        Given the N flat `positions` of (B, T), of these alone, (N, V): the projection is dear and padding has no use
+        for it.
+        """
         if positions is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, positions)  # (N, D)
-        return self.projection(hidden)
+            states = states.flatten(0, 1).index_select(0, positions)  # (N, D)
+        return self.projection(states)
+
+    def forward(self, source: Tensor, target: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Logits of source (B, S) and target (B, T) ids: `states` and `logits` in one."""
+        return self.logits(self.states(source, target), positions)
 
     @torch.no_grad()
     def attention_weights(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -283,19 +290,6 @@ def build_model(config, source_words: int, target_words: int, pad: int) -> Trans
         positions=config.seq_len, pad=pad, pre_norm=config.norm == "pre",
         tied_embeddings=config.tied_embeddings, shared_vocabulary=config.tokenizer == "bpe",
     )  # fmt: skip
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device that `wanted` names, or the best there is for "auto". Raises UserError where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if wanted == "auto":
-        wanted = next(name for name, available in there.items() if available)
-    if not there[wanted]:
-        raise UserError(
-            f"device is {wanted!r}, but PyTorch {torch.__version__} finds none here. Take --device auto, or install a "
-            "build of PyTorch for it."
-        )
-    return torch.device(wanted)
 
 
 def label_smoothing_floor(words: int, smoothing: float) -> float:

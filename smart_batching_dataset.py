@@ -6,6 +6,7 @@ would make the loss rise and fall with the length instead of with learning.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -17,6 +18,28 @@ def longer_side(dataset: BilingualDataset) -> np.ndarray:
     return np.maximum(dataset.source_lengths, dataset.target_lengths)
 
 
+def shape_widths(lengths: np.ndarray, count: int) -> np.ndarray:
+    """The `count` widths, rising, that pad sentences of these lengths least when each is padded to the next width.
+
+    Exact, by dynamic programming over the distinct lengths: the best first k widths up to some length are the best
+    first k - 1 up to a shorter one, and the longer of the two.
+    """
+    distinct, how_many = np.unique(lengths, return_counts=True)
+    sentences = np.concatenate([[0], np.cumsum(how_many)])  # that are among the i shortest lengths
+    # cells[i, j]: what the lengths i to j - 1 take when padded to the longest of them
+    cells = np.append(0, distinct) * (sentences[None, :] - sentences[:, None]).astype(float)
+    cells[np.tril_indices(len(cells))] = np.inf
+    best, choices = cells[0], []
+    for _ in range(min(count, len(distinct)) - 1):
+        total = best[:, None] + cells
+        choices.append(total.argmin(0))
+        best = total.min(0)
+    ends = [len(distinct)]
+    for choice in reversed(choices):
+        ends.append(int(choice[ends[-1]]))
+    return distinct[np.array(ends[::-1]) - 1]
+
+
 @dataclass
 class UniformBatches:
     """Plans of pairs of like length.
@@ -24,6 +47,9 @@ class UniformBatches:
     batch_by "sentences": batch_size pairs in each batch. "tokens": as many padded tokens a side in each batch as
     batch_size pairs of average length have, so that long batches hold few pairs and short ones many, and the
     number of updates is about the same.
+
+    shapes: 0 makes every batch as long as its longest sentence. Above 0, all batches have one of so many shapes,
+    which are the same in every epoch: a compiled model or a CUDA graph is then made once for each.
     """
 
     dataset: BilingualDataset
@@ -31,8 +57,9 @@ class UniformBatches:
     seed: int = 0
     batch_by: str = "tokens"
     pool_size: int = 16_384
+    shapes: int = 0
 
-    @property
+    @cached_property
     def token_budget(self) -> int:
         """Most padded tokens a side in a batch: pairs times the longest side. A pair that is longer goes alone."""
         return int(self.batch_size * longer_side(self.dataset).mean())
@@ -40,28 +67,41 @@ class UniformBatches:
     def plan(self, epoch: int) -> Plan:
         """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
         rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.dataset))
+        batches, shapes = self._in_fixed_shapes(order) if self.shapes else (self._in_pools(order), None)
+        shuffle = rng.permutation(len(batches))
+        return Plan.of([batches[k] for k in shuffle], None if shapes is None else shapes[shuffle])
+
+    def _in_pools(self, order: np.ndarray) -> list[np.ndarray]:
         longer = longer_side(self.dataset)
         difference = self.dataset.source_lengths - self.dataset.target_lengths
-        budget = self.token_budget
         batches = []
-        for pool in _pools(rng.permutation(len(self.dataset)), self.pool_size):
+        for pool in _pools(order, self.pool_size):
             # Longest first, so that a batch's first pair tells how many fit. Pairs with the same longer side are
             # sorted by the difference of both, which orders the shorter side whichever it is, up and down in turn:
             # a batch that spans two such groups meets like pairs at the seam.
             turn = np.where(longer[pool] % 2, 1, -1)
             pool = pool[np.lexsort((turn * difference[pool], -longer[pool]))]
-            batches += self._cut(pool, longer[pool].tolist(), budget)
-        shuffled = [batches[k] for k in rng.permutation(len(batches))]
-        starts = np.cumsum([0] + [len(b) for b in shuffled])
-        return Plan(np.concatenate(shuffled), starts)
-
-    def _cut(self, pool: np.ndarray, longer: list[int], budget: int) -> list[np.ndarray]:
-        batches, start = [], 0
-        while start < len(pool):
-            size = self.batch_size if self.batch_by == "sentences" else max(1, budget // longer[start])
-            batches.append(pool[start : start + size])
-            start += size
+            start = 0
+            while start < len(pool):
+                batches.append(pool[start : start + self._size(int(longer[pool[start]]))])
+                start += len(batches[-1])
         return batches
+
+    def _in_fixed_shapes(self, order: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+        longer = longer_side(self.dataset)
+        widths = shape_widths(longer, self.shapes)
+        width_of = np.searchsorted(widths, longer[order])
+        batches, shapes = [], []
+        for k, width in enumerate(widths.tolist()):
+            pairs, size = order[width_of == k], self._size(width)
+            batches += [pairs[start : start + size] for start in range(0, len(pairs), size)]
+            shapes += [(size, width)] * (len(batches) - len(shapes))
+        return batches, np.array(shapes)
+
+    def _size(self, longest: int) -> int:
+        """Pairs in a batch whose longest side has so many tokens."""
+        return self.batch_size if self.batch_by == "sentences" else max(1, self.token_budget // longest)
 
 
 def _pools(order: np.ndarray, size: int) -> list[np.ndarray]:

@@ -14,42 +14,14 @@ from tqdm import tqdm
 import run_folder
 from config import Config, UserError, check, parse
 from dataset import Data, Plan, RandomBatches, prepare
-from model import build_model, choose_device, label_smoothing_floor, loss_sums
+from machine import DTYPES, choose_precision, prepare_machine
+from model import Transformer, build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD, to_text
 from translate import score, translate_ids
 
-# --- The machine --------------------------------------------------------------------------------------------
-
+SHAPES_TO_COMPILE = 16  # pads 16 % on lengths like opus_books', and is compiled 16 times
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """The precision of matrix products, and why. Raises UserError where the device lacks the one that is wanted."""
-    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"precision is 'bf16', but {torch.cuda.get_device_name()} has no bf16; take --precision fp16.")
-    if wanted != "auto":
-        return wanted, "as set" + (", matrix products in TF32 where the card has it" if device.type == "cuda" else "")
-    if device.type == "cuda":
-        return "fp16", "with GradScaler it runs on every CUDA card"
-    if device.type == "mps":
-        return "fp32", "the safe choice on MPS"
-    fp32, bf16 = (_matrix_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
-    name = "bf16" if bf16 > 1.5 * fp32 else "fp32"
-    return name, f"matrix products reach {bf16:.0f} GFLOP/s in bf16 and {fp32:.0f} in fp32 here"
-
-
-def _matrix_gflops(dtype: torch.dtype, size: int = 512, seconds: float = 0.1) -> float:
-    a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-    a @ b  # the first product of a dtype prepares its kernel
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
-
 
 # --- What is trained ----------------------------------------------------------------------------------------
 
@@ -57,8 +29,23 @@ def _matrix_gflops(dtype: torch.dtype, size: int = 512, seconds: float = 0.1) ->
 def make_batches(config: Config, dataset):
     """The planner of the batching that the settings name."""
     if config.batching == "uniform":
-        return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size)
-    return RandomBatches(dataset, config.batch_size, config.seed)
+        shapes = config.shapes or (SHAPES_TO_COMPILE if config.compile else 0)
+        return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size, shapes)
+    width = config.seq_len if config.batching == "fixed" else None
+    return RandomBatches(dataset, config.batch_size, config.seed, width)
+
+
+def compile_states(config: Config, model: Transformer, device: torch.device):
+    """model.states, compiled once for each shape of batch; on CUDA replayed as graphs, without Python between kernels.
+
+    Projection and loss stay as they are: they take the real positions, of which each batch has another number.
+    """
+    torch._dynamo.config.recompile_limit = max(
+        torch._dynamo.config.recompile_limit, 4 * max(config.shapes, SHAPES_TO_COMPILE)
+    )
+    # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
+    graphs = device.type == "cuda" and config.accumulate == 1
+    return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)
 
 
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
@@ -102,8 +89,10 @@ class Trainer:
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
+        # Validation has shapes of its own and goes without compiling.
+        self.states = compile_states(config, self.model, device) if config.compile else self.model.states
+        self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
-        self.pad_to = config.seq_len if config.batching == "fixed" else None
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
         self.optimizer = make_optimizer(config, self.model.parameters())
         self.schedule = make_schedule(config, self.optimizer, self.total)
@@ -174,17 +163,17 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
-    def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Smoothed and plain loss of a batch on the device, summed over its words."""
+    def losses(self, batch, states) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smoothed and plain loss of a batch on the device, summed over its words. states: Transformer.states."""
         with self.autocast():
-            logits = self.model(batch.source, batch.target, batch.positions)
+            logits = self.model.logits(states(batch.source, batch.target), batch.positions)
         return loss_sums(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
         """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""
         tokens = sum(len(batch.labels) for batch in group)
         for batch in group:
-            smoothed, nll = self.losses(batch.to(self.device))
+            smoothed, nll = self.losses(batch.to(self.device), self.states)
             # Divided by the tokens of the whole group: each weighs the same, whatever batch it stands in.
             self.scaler.scale(smoothed / tokens).backward()
             self.loss_sums += torch.stack([smoothed.detach(), nll])
@@ -235,7 +224,7 @@ class Trainer:
         while self.batch < len(plan) and self.stop_signal is None:
             start = time.perf_counter()
             ends = min(self.batch + self.config.accumulate, len(plan))
-            norm = self.step([self.data.train.batch(plan[k], self.pad_to) for k in range(self.batch, ends)])
+            norm = self.step([plan.batch(k, self.train_part) for k in range(self.batch, ends)])
             bar.update(ends - self.batch)
             self.batch = ends
             due = self.update % self.config.log_every == 0
@@ -304,7 +293,7 @@ class Trainer:
         plan = UniformBatches(held, 4 * self.config.batch_size).plan(0)
         for k in range(len(plan)):
             batch = held.batch(plan[k])
-            sums += torch.stack(self.losses(batch.to(self.device)))
+            sums += torch.stack(self.losses(batch.to(self.device), self.model.states))
             tokens += len(batch.labels)
         smoothed, nll = (sums / tokens).tolist()
         return smoothed, nll
@@ -334,7 +323,7 @@ class Trainer:
         """Trains until the last epoch is done (True) or a signal came, at which the run is saved (False)."""
         while self.epoch < self.config.epochs:
             plan = self.batches.plan(self.epoch)
-            padding = plan.padding(self.data.train, self.pad_to)
+            padding = plan.padding(self.data.train)
             self.train_epoch(plan, padding)
             if self.stop_signal is not None:  # also at the end of an epoch: its validation can wait
                 self.save()
@@ -348,7 +337,7 @@ class Trainer:
 
 def start(config: Config) -> Trainer:
     """A trainer at the beginning of a new run, with its folder made and described."""
-    device = prepare_machine(config)
+    device = prepare_machine(config.device, config.threads)
     precision, reason = choose_precision(config.precision, device)
     run = Path(config.runs_dir) / config.name
     run_folder.refuse_existing(run)
@@ -369,7 +358,7 @@ def describe(trainer: Trainer, reason: str) -> dict:
     source_words, words = trainer.data.vocabulary_sizes
     parameters = sum(p.numel() for p in trainer.model.parameters())
     plan = trainer.batches.plan(0)
-    padding = plan.padding(trainer.data.train, trainer.pad_to)
+    padding = plan.padding(trainer.data.train)
     if config.tokenizer == "bpe":
         vocabulary = f"{words:,} subwords of {config.source_language} and {config.target_language} together"
     else:
@@ -403,7 +392,7 @@ def resume(folder: str, flags: dict) -> Trainer:
             )
     config = replace(config, **{name: value for name, value in flags.items() if name in ("device", "threads")})
     check(config)
-    device = prepare_machine(config)
+    device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(state["precision"], device)
     data = prepare(config, state["tokenizers"])
     trainer = Trainer(config, data, device, precision, run)
@@ -411,14 +400,6 @@ def resume(folder: str, flags: dict) -> Trainer:
     run_folder.note_resume(run, trainer.update)
     print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}, on {device.type} in {precision}")
     return trainer
-
-
-def prepare_machine(config: Config) -> torch.device:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.backends.cuda.matmul.allow_tf32 = True  # where fp32 products remain, on cards that have it
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of batch, up to a second each
-    return choose_device(config.device)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from torchmetrics.functional.text import char_error_rate, chrf_score, sacre_bleu
 import run_folder
 from config import UserError
 from dataset import FlatIds, encode
-from model import Transformer, build_model, choose_device
+from machine import choose_device
+from model import Transformer, build_model
 from tokenizer import EOS, PAD, SOS, to_text
 
 TOKENS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
@@ -58,7 +59,7 @@ def translate_ids(model: Transformer, source: FlatIds, positions: int, device: t
     while start < len(order):
         rows = order[start : start + max(1, TOKENS_A_BATCH // int(lengths[order[start]]))]
         start += len(rows)
-        batch = torch.from_numpy(source.rows(rows, int(lengths[rows].max()))).to(device)
+        batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(device)
         limits = torch.from_numpy(np.minimum(2 * lengths[rows] + 10, positions - 1)).to(device)
         for row, ids in zip(rows, greedy(model, batch, limits), strict=True):
             output[row] = ids

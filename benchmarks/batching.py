@@ -21,7 +21,8 @@ from tqdm import tqdm
 import run_folder
 from config import UserError, parse
 from dataset import prepare
-from train import Trainer, choose_precision, prepare_machine
+from machine import choose_precision, prepare_machine
+from train import Trainer
 
 BATCHINGS = ("fixed", "dynamic", "uniform")
 ROUNDS, WORDS = 8, 8_000  # a round trains on at least so many target tokens of each batching
@@ -31,7 +32,7 @@ def timed_round(trainer: Trainer, plan, start: int) -> tuple[int, float]:
     """Trains from batch `start` on; returns the next batch and real target tokens a second."""
     words, began, k = trainer.sums.tokens, time.perf_counter(), start
     while trainer.sums.tokens - words < WORDS:
-        trainer.step([trainer.data.train.batch(plan[k % len(plan)], trainer.pad_to)])
+        trainer.step([plan.batch(k % len(plan), trainer.train_part)])
         k += 1
     if trainer.device.type == "cuda":
         torch.cuda.synchronize()
@@ -40,7 +41,7 @@ def timed_round(trainer: Trainer, plan, start: int) -> tuple[int, float]:
 
 def measure(config) -> list[dict]:
     """One row a batching."""
-    device = prepare_machine(config)
+    device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(config.precision, device)
     data = prepare(config)
     trainers = {b: Trainer(replace(config, batching=b), data, device, precision, Path()) for b in BATCHINGS}
@@ -60,7 +61,7 @@ def row(trainer: Trainer, plan, speeds: list[float], dynamic: list[float], words
     ratios = [s / d for s, d in zip(speeds, dynamic, strict=True)]
     return {
         "batching": trainer.config.batching,
-        "padding": plan.padding(trainer.data.train, trainer.pad_to),
+        "padding": plan.padding(trainer.data.train),
         "updates_an_epoch": len(plan),
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_second_range": [min(speeds), max(speeds)],

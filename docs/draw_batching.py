@@ -23,27 +23,27 @@ from smart_batching_dataset import UniformBatches
 ROWS, BATCHES, WIDTH = 8, 6, 48
 
 
-def draw(axis, dataset, plan, title: str, pad_to: int | None) -> None:
+def draw(axis, dataset, plan, title: str) -> None:
     """Batches from top to bottom, each as wide as the model's matrix and eight sentences high."""
     picture = np.full((BATCHES * (ROWS + 1), WIDTH), 2)
     for k in range(BATCHES):
         lengths = dataset.target_lengths[plan[k]]
         for row, length in enumerate(lengths):
             line = picture[k * (ROWS + 1) + row]
-            line[: pad_to or lengths.max()] = 1
+            line[: lengths.max() if plan.shapes is None else plan.shapes[k, 1]] = 1
             line[:length] = 0
     axis.imshow(picture, aspect="auto", cmap=ListedColormap(["#2a7ab9", "#cfcfcf", "#ffffff"]), interpolation="nearest")
-    axis.set_title(f"{title}: {plan.padding(dataset, pad_to):.0%} padding", fontsize=11)
+    axis.set_title(f"{title}: {plan.padding(dataset):.0%} padding", fontsize=11)
     axis.set(xticks=[], yticks=[])
 
 
 def main() -> None:
     data = prepare(preset("demo", seq_len=WIDTH)).train
-    random, uniform = RandomBatches(data, ROWS), UniformBatches(data, ROWS, batch_by="sentences")
+    uniform = UniformBatches(data, ROWS, batch_by="sentences")
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), constrained_layout=True)
-    draw(axes[0], data, random.plan(0), "fixed", WIDTH)
-    draw(axes[1], data, random.plan(0), "dynamic", None)
-    draw(axes[2], data, uniform.plan(0), "uniform", None)
+    draw(axes[0], data, RandomBatches(data, ROWS, width=WIDTH).plan(0), "fixed")
+    draw(axes[1], data, RandomBatches(data, ROWS).plan(0), "dynamic")
+    draw(axes[2], data, uniform.plan(0), "uniform")
     figure.supxlabel("position in the sentence; blue holds a word, grey is padding", fontsize=9)
     figure.savefig(HERE / "batching.png", dpi=80)
 

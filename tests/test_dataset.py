@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tokenizers.pre_tokenizers import Whitespace
 
 import dataset
@@ -365,7 +367,7 @@ def random_ids(n=40, longest=9, seed=0):
     rng = np.random.default_rng(seed)
     sentences = [[SOS, *rng.integers(4, 50, rng.integers(1, longest)).tolist(), EOS] for _ in range(n)]
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sentences])])
-    return FlatIds(np.concatenate(sentences).astype(np.int32), offsets), sentences
+    return FlatIds.from_lengths(np.concatenate(sentences).astype(np.int32), np.diff(offsets)), sentences
 
 
 def random_dataset(n=40):
@@ -379,11 +381,11 @@ def test_rows_equal_a_naive_loop():
     for width in (1, 3, 10, 25):
         indices = rng.integers(0, len(sentences), 13)
         expected = [(sentences[i] + [PAD] * width)[:width] for i in indices]
-        rows = flat.rows(indices, width)
-        assert rows.dtype == np.int64
+        rows = flat.rows(torch.from_numpy(indices), width)
+        assert rows.dtype == torch.int64
         assert rows.tolist() == expected
     last = np.array([len(sentences) - 1])  # beyond its end there is no memory left to read
-    assert flat.rows(last, 25).tolist() == [(sentences[-1] + [PAD] * 25)[:25]]
+    assert flat.rows(torch.from_numpy(last), 25).tolist() == [(sentences[-1] + [PAD] * 25)[:25]]
 
 
 def test_lengths_and_items_of_flat_ids_are_those_of_the_sentences():
@@ -505,13 +507,13 @@ def test_a_batch_holds_its_sentences_padded_at_the_right_and_nothing_else():
 def test_fixed_padding_fills_every_row_to_the_same_length():
     data, sources, targets = random_dataset()
     indices = np.arange(5, 17)
-    check_batch(data.batch(indices, pad_to=30), sources[5:17], targets[5:17], 30, 30)
+    check_batch(data.batch(indices, width=30), sources[5:17], targets[5:17], 30, 30)
 
 
 def test_padding_changes_no_label():
     data, _, _ = random_dataset()
     indices = np.arange(20)
-    narrow, wide = data.batch(indices), data.batch(indices, pad_to=40)
+    narrow, wide = data.batch(indices), data.batch(indices, width=40)
     assert narrow.labels.tolist() == wide.labels.tolist()
     read = [b.target.flatten()[b.positions].tolist() for b in (narrow, wide)]
     assert read[0] == read[1]
@@ -552,21 +554,48 @@ def test_random_batches_are_a_function_of_seed_and_epoch():
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-@pytest.mark.parametrize("pad_to", [None, 30])
-def test_padding_equals_a_naive_count(pad_to):
+@pytest.mark.parametrize("shape", [None, (25, 30)])
+def test_padding_equals_a_naive_count(shape):
     data, sources, targets = random_dataset()
-    plan = Plan(np.random.default_rng(0).permutation(40), np.array([0, 1, 9, 10, 33, 40]))
+    starts = np.array([0, 1, 9, 10, 33, 40])
+    plan = Plan(np.random.default_rng(0).permutation(40), starts, None if shape is None else np.tile(shape, (5, 1)))
     cells = filled = 0
     for k in range(len(plan)):
         for sentences in (sources, targets):
             rows = [sentences[i] for i in plan[k]]
-            cells += len(rows) * (pad_to or max(map(len, rows)))
+            cells += math.prod(shape) if shape else len(rows) * max(map(len, rows))
             filled += sum(map(len, rows))
-    assert plan.padding(data, pad_to) == pytest.approx(1 - filled / cells)
-    batches = [data.batch(plan[k], pad_to) for k in range(len(plan))]
-    assert plan.padding(data, pad_to) == pytest.approx(
+    assert plan.padding(data) == pytest.approx(1 - filled / cells)
+    batches = [plan.batch(k, data) for k in range(len(plan))]
+    assert plan.padding(data) == pytest.approx(
         1 - filled / sum(b.source.numel() + b.target.numel() + len(b.target) for b in batches)
     )
+
+
+def test_rows_that_fill_up_a_batch_hold_pairs_but_no_labels():
+    data, _, _ = random_dataset()
+    batch, alone = data.batch(np.array([3, 8, 5]), rows=5, width=20), data.batch(np.array([3, 8, 5]), width=20)
+    assert batch.source.shape == (5, 20)
+    assert batch.target.shape == (5, 19)
+    assert (batch.source != PAD).any(1).all()  # a row of padding alone would have nothing to look at
+    assert torch.equal(batch.labels, alone.labels)
+    assert torch.equal(batch.positions, alone.positions)
+    assert torch.equal(batch.source[:3], alone.source)
+
+
+def test_a_dataset_on_another_device_makes_its_batches_there():
+    data, _, _ = random_dataset()
+    there = data.to(torch.device("meta"))  # stands for a GPU: it knows shapes, and raises where data is asked back for
+    batch, here = there.batch(np.arange(7)), data.batch(np.arange(7))
+    assert {t.device.type for t in vars(batch).values()} == {"meta"}
+    assert [t.shape for t in vars(batch).values()] == [t.shape for t in vars(here).values()]
+    assert there.source_lengths is data.source_lengths
+
+
+def test_ids_too_many_for_a_gpu_stay_where_they_are(monkeypatch):
+    data, _, _ = random_dataset()
+    monkeypatch.setattr(dataset, "RESIDENT", 100)
+    assert data.to(torch.device("meta")) is data
 
 
 def test_longest_is_that_of_each_batch():

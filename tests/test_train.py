@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import digit_pairs, write_jsonl
 
+import machine
 import run_folder
 import train
 from config import UserError, preset
@@ -35,7 +36,7 @@ def groups(trainer, epoch=0):
     plan = trainer.batches.plan(epoch)
     step = trainer.config.accumulate
     return [
-        [trainer.data.train.batch(plan[k], trainer.pad_to) for k in range(start, min(start + step, len(plan)))]
+        [plan.batch(k, trainer.data.train) for k in range(start, min(start + step, len(plan)))]
         for start in range(0, len(plan), step)
     ]
 
@@ -371,8 +372,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tiny, monkeypatch, capsys):
     losses = Trainer.losses
 
-    def broken(self, batch):
-        smoothed, nll = losses(self, batch)
+    def broken(self, batch, states):
+        smoothed, nll = losses(self, batch, states)
         return (smoothed * math.nan if self.update == 21 and self.model.training else smoothed), nll
 
     monkeypatch.setattr(Trainer, "losses", broken)
@@ -413,7 +414,7 @@ def test_gradients_that_overflow_fp16_for_good_stop_the_run(tiny):
 
 
 def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
-    def full(self, batch):
+    def full(self, batch, states):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
 
     monkeypatch.setattr(Trainer, "losses", full)
@@ -505,21 +506,21 @@ def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatc
 def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert train.choose_device("auto").type == "cuda"
+    assert machine.choose_device("auto").type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert train.choose_device("auto").type == "mps"
+    assert machine.choose_device("auto").type == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert train.choose_device("auto").type == "cpu"
+    assert machine.choose_device("auto").type == "cpu"
     with pytest.raises(UserError, match="--device auto"):
-        train.choose_device("cuda")
+        machine.choose_device("cuda")
 
 
 def test_precision_is_chosen_for_the_device_with_a_reason(monkeypatch):
-    assert train.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
-    assert train.choose_precision("fp32", CPU) == ("fp32", "as set")
+    assert machine.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
+    assert machine.choose_precision("fp32", CPU) == ("fp32", "as set")
     speeds = {torch.float32: 100.0, torch.bfloat16: 400.0}
-    monkeypatch.setattr(train, "_matrix_gflops", lambda dtype: speeds[dtype])
-    assert train.choose_precision("auto", CPU)[0] == "bf16"
-    assert "400" in train.choose_precision("auto", CPU)[1]
+    monkeypatch.setattr(machine, "matrix_gflops", lambda dtype: speeds[dtype])
+    assert machine.choose_precision("auto", CPU)[0] == "bf16"
+    assert "400" in machine.choose_precision("auto", CPU)[1]
     speeds[torch.bfloat16] = 30.0
-    assert train.choose_precision("auto", CPU)[0] == "fp32"
+    assert machine.choose_precision("auto", CPU)[0] == "fp32"

@@ -1,0 +1,183 @@
+"""Trains several settings and seeds to the end and sets them side by side: losses, held-out loss, BLEU, time.
+
+    python benchmarks/trainings.py out.jsonl --seeds 0 1 2 --each batching=uniform batching=dynamic -- --preset small
+
+Each argument of --each is one variant, a comma-separated list of settings on top of train.py's flags, which follow
+`--`. Batching `frozen` is the original experiment's sampler, see Frozen. A run that is done is a line of the file
+and is not made again, so that an interrupted comparison goes on. `--show` prints the tables of files there are.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from tqdm import tqdm
+
+import run_folder
+from config import UserError, check, parse, parser
+from dataset import Plan, prepare
+from machine import choose_precision, prepare_machine
+from train import Trainer
+
+
+class Frozen:
+    """The original experiment's uniform batches, by its rule: pairs sorted once by source length, cut into batches
+    that stay the same in every epoch, drawn in random order but for the longest, which always comes last.
+    """
+
+    def __init__(self, dataset, batch_size: int, seed: int):
+        self.order = np.argsort(dataset.source_lengths, kind="stable")
+        self.starts = np.append(np.arange(0, len(dataset), batch_size), len(dataset))
+        self.seed = seed
+
+    def plan(self, epoch: int) -> Plan:
+        count = len(self.starts) - 1
+        drawn = np.append(np.random.default_rng([self.seed, epoch]).permutation(count - 1), count - 1)
+        batches = [self.order[self.starts[k] : self.starts[k + 1]] for k in drawn]
+        return Plan.of(batches)
+
+
+def settings_of(variant: str, config) -> tuple[dict, bool]:
+    """The settings that a variant names, read as on the command line, and whether it asks for frozen batches."""
+    changes = dict(part.split("=", 1) for part in variant.split(",") if part)
+    frozen = changes.get("batching") == "frozen"
+    changes |= {"batching": "uniform"} if frozen else {}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    return {k: v for k, v in vars(parser().parse_args(flags)).items() if k in changes}, frozen
+
+
+def epoch_row(trainer: Trainer) -> dict:
+    """Trains one epoch; its mean loss, its last batch's loss, and the held-out loss."""
+    plan = trainer.batches.plan(trainer.epoch)
+    padding = plan.padding(trainer.data.train)
+    trainer.train_epoch(replace(plan, starts=plan.starts[:-1]), padding)
+    before, tokens = trainer.loss_sums.clone(), trainer.sums.tokens
+    trainer.train_epoch(plan, padding)
+    sums = trainer.sums
+    row = {
+        "epoch": trainer.epoch + 1,
+        "update": trainer.update,
+        "train_loss": float(trainer.loss_sums[0]) / sums.tokens,
+        "train_nll": float(trainer.loss_sums[1]) / sums.tokens,
+        "last_batch_loss": float(trainer.loss_sums[0] - before[0]) / (sums.tokens - tokens),
+        "valid_nll": trainer.held_out_loss()[1],
+        "padding": padding,
+        "seconds": sums.seconds,
+    }
+    trainer.epoch, trainer.batch, trainer.sums = trainer.epoch + 1, 0, type(sums)()
+    trainer.loss_sums.zero_()
+    return row
+
+
+def scores(trainer: Trainer) -> dict:
+    row = trainer.validate()
+    return {name: row[name] for name in ("valid_nll", "bleu", "chrf")}
+
+
+def train(config, frozen: bool, data) -> dict:
+    """One training from start to end, without checkpoints."""
+    device = prepare_machine(config.device, config.threads)
+    precision, _ = choose_precision(config.precision, device)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, data, device, precision, Path(folder))
+        if frozen:
+            trainer.batches = Frozen(data.train, config.batch_size, config.seed)
+            trainer.total = len(trainer.batches.plan(0)) * config.epochs
+        epochs, at_target = [], None
+        for _ in tqdm(range(config.epochs), desc="epochs", mininterval=60):
+            epochs.append(epoch_row(trainer))
+            if at_target is None and epochs[-1]["train_loss"] < config.target_loss:
+                seconds = sum(row["seconds"] for row in epochs)
+                at_target = {"epoch": epochs[-1]["epoch"], "seconds": seconds, **scores(trainer)}
+        return {
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "floor": trainer.floor,
+            "precision": precision,
+            "at_target": at_target,
+            "at_end": scores(trainer),
+            "epochs": epochs,
+        }
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def spread(values: list[float], form: str) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:{form}}" + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
+
+
+def table(rows: list[dict]) -> str:
+    """One line a variant: mean ± standard deviation over its seeds."""
+    lines = [
+        "| variant | seeds | updates | last epoch's loss (plain) | last batch's loss | under target in epoch "
+        "| after seconds | held-out plain: best, end | BLEU at the end | seconds in all |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        runs = [row for row in rows if row["variant"] == variant]
+        last = [run["epochs"][-1] for run in runs]
+        met = [run["at_target"] for run in runs if run["at_target"]]
+        missed = f" ({len(runs) - len(met)} never)" if len(met) < len(runs) else ""
+        lines.append(
+            f"| {variant} | {len(runs)} | {last[0]['update']:,} "
+            f"| {spread([r['train_loss'] for r in last], '.3f')} ({spread([r['train_nll'] for r in last], '.3f')}) "
+            f"| {spread([r['last_batch_loss'] for r in last], '.2f')} "
+            f"| {', '.join(str(m['epoch']) for m in met)}{missed} "
+            f"| {spread([m['seconds'] for m in met], '.0f') if met else ''} "
+            f"| {spread([min(e['valid_nll'] for e in run['epochs']) for run in runs], '.3f')}, "
+            f"{spread([r['valid_nll'] for r in last], '.3f')} "
+            f"| {spread([run['at_end']['bleu'] for run in runs], '.1f')} "
+            f"| {spread([sum(e['seconds'] for e in run['epochs']) for run in runs], ',.0f')} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("out", type=Path, help="a .jsonl file, a line a finished run")
+    p.add_argument("--seeds", type=int, nargs="+", default=[0])
+    p.add_argument("--each", nargs="+", default=[""], metavar="SETTING=VALUE,...", help="a variant each")
+    p.add_argument("--show", action="store_true", help="print the table of what is there, train nothing")
+    given = [*sys.argv[1:], "--"]
+    own, flags = given[: given.index("--")], given[given.index("--") + 1 : -1]
+    args = p.parse_args(own)
+    if not args.show:
+        try:
+            compare(args, flags)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    print(table(rows_of(args.out)))
+    return 0
+
+
+def compare(args: argparse.Namespace, flags: list[str]) -> None:
+    config, _, _ = parse(flags)
+    data = prepare(config)
+    print("\n".join(data.reports))
+    for seed in args.seeds:
+        for variant in args.each:
+            done = {(row["variant"], row["seed"]) for row in rows_of(args.out)}
+            if (variant, seed) in done:
+                continue
+            changes, frozen = settings_of(variant, config)
+            one = replace(config, seed=seed, log_every=10**9, checkpoint_minutes=0.0, **changes)
+            check(one)
+            print(f"{variant}, seed {seed}", flush=True)
+            result = train(one, frozen, data)
+            row = {"variant": variant, "seed": seed, **result, "settings": asdict(one), **run_folder.environment()}
+            with open(args.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

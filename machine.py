@@ -1,0 +1,82 @@
+"""What the code runs on: the device, the precision of its arithmetic, and settings that make it fast."""
+
+import contextlib
+import ctypes
+import math
+import time
+
+import torch
+
+from config import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device that `wanted` names, or the best there is for "auto". Raises UserError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        wanted = next(name for name, available in there.items() if available)
+    if not there[wanted]:
+        raise UserError(
+            f"device is {wanted!r}, but PyTorch {torch.__version__} finds none here. Take --device auto, or install a "
+            "build of PyTorch for it."
+        )
+    return torch.device(wanted)
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """The precision of matrix products, and why. Raises UserError where the device lacks the one that is wanted."""
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"precision is 'bf16', but {torch.cuda.get_device_name()} has no bf16; take --precision fp16.")
+    if wanted != "auto":
+        return wanted, "as set" + (", matrix products in TF32 where the card has it" if device.type == "cuda" else "")
+    if device.type == "cuda":
+        return "fp16", "with GradScaler it runs on every CUDA card"
+    if device.type == "mps":
+        return "fp32", "the safe choice on MPS"
+    fp32, bf16 = (matrix_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    name = "bf16" if bf16 > 1.5 * fp32 else "fp32"
+    return name, f"matrix products reach {bf16:.0f} GFLOP/s in bf16 and {fp32:.0f} in fp32 here"
+
+
+def matrix_gflops(dtype: torch.dtype, device="cpu", size: int = 512, seconds: float = 0.1) -> float:
+    """The best speed of a product of two (size, size) matrices in `seconds` of trying, in 10^9 operations a second."""
+    a, b = torch.ones(size, size, dtype=dtype, device=device), torch.ones(size, size, dtype=dtype, device=device)
+    a @ b  # the first product of a dtype prepares its kernel
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        wait_for(a.device)
+        start = time.perf_counter()
+        a @ b
+        wait_for(a.device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def wait_for(device: torch.device) -> None:
+    """Returns when the device has done all it was given: to be called before a clock is read."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def prepare_machine(device: str, threads: int) -> torch.device:
+    """Chooses the device and sets what makes it fast. threads: CPU threads, 0 for PyTorch's choice."""
+    if threads:
+        torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = True  # where fp32 products remain, on cards that have it
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape of batch, up to a second each
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        _keep_freed_memory()
+    return chosen
+
+
+def _keep_freed_memory() -> None:
+    # glibc returns a freed block of 32 MB or more to the system at once, and the next step's gradients and logits pay
+    # for it with a page fault every 4 KB: 5 to 10 % of a step of the base model (benchmarks/README.md).
+    trim_threshold, mmap_max = -1, -4  # numbers of M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library, which may do better
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_max, 0)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import math
+import os
 import time
 
 import torch
@@ -74,7 +75,8 @@ def prepare_machine(device: str, threads: int) -> torch.device:
 
 def _keep_freed_memory() -> None:
     # glibc returns a freed block of 32 MB or more to the system at once, and the next step's gradients and logits pay
-    # for it with a page fault every 4 KB: 5 to 10 % of a step of the base model (benchmarks/README.md).
+    # for it with a page fault every 4 KB: together a tenth of a step of the base model (benchmarks/README.md).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # has PyTorch ask for pages of 2 MB
     trim_threshold, mmap_max = -1, -4  # numbers of M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library, which may do better
         libc = ctypes.CDLL("libc.so.6")

@@ -46,7 +46,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler fuses the draws with the product
             return F.dropout(x, self.p)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         keep = draws[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
@@ -304,7 +304,8 @@ def label_smoothing_floor(words: int, smoothing: float) -> float:
 
 
 def loss_sums(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Label-smoothed and plain negative log-likelihood, summed over words.
+    """Label-smoothed and plain negative log-likelihood, summed over words. Where a gradient is wanted, the logits are
+    overwritten by it: they are the largest tensor of a step, and nothing else has use for them.
 
     logits: (N, V), labels: (N,). Returns two scalars in nats: the first equals F.cross_entropy with
     label_smoothing and reduction="sum"; the second carries no gradient.
@@ -324,8 +325,8 @@ class _LossSums(torch.autograd.Function):
         nll = uniform = torch.zeros((), device=logits.device)
         ctx.dtype, wanted = logits.dtype, ctx.needs_input_grad[0]
         # In fp16 the many gradients near smoothing / V would vanish before GradScaler can lift them.
-        kind = torch.float32 if logits.dtype == torch.float16 else logits.dtype
-        gradient = torch.empty_like(logits, dtype=kind) if wanted else logits
+        wider = logits.dtype == torch.float16
+        gradient = torch.empty_like(logits, dtype=torch.float32) if wanted and wider else logits
         # As many rows as stay in a CPU's cache; a GPU wants few launches.
         rows = max(1, (2**20 if logits.device.type == "cpu" else 2**27) // words)
         for x, y, g in zip(logits.split(rows), labels[:, None].split(rows), gradient.split(rows), strict=True):
@@ -335,11 +336,11 @@ class _LossSums(torch.autograd.Function):
             if wanted:
                 p = log_p.exp_().sub_(smoothing / words)
                 g.copy_(p.scatter_add_(1, y, torch.full_like(y, smoothing - 1, dtype=p.dtype)))
-        ctx.save_for_backward(gradient)
+        ctx.gradient = gradient  # not an output, so there is no cycle that save_for_backward would have to break
         ctx.mark_non_differentiable(nll)
         return (1 - smoothing) * nll + smoothing * uniform, nll
 
     @staticmethod
     def backward(ctx, gradient_of_loss, _):
-        (gradient,) = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None  # it is scaled in place, which a second backward may not repeat
         return gradient.mul_(gradient_of_loss).to(ctx.dtype), None, None

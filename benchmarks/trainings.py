@@ -44,7 +44,7 @@ class Frozen:
         return Plan.of(batches)
 
 
-def settings_of(variant: str, config) -> tuple[dict, bool]:
+def settings_of(variant: str) -> tuple[dict, bool]:
     """The settings that a variant names, read as on the command line, and whether it asks for frozen batches."""
     changes = dict(part.split("=", 1) for part in variant.split(",") if part)
     frozen = changes.get("batching") == "frozen"
@@ -169,7 +169,7 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             done = {(row["variant"], row["seed"]) for row in rows_of(args.out)}
             if (variant, seed) in done:
                 continue
-            changes, frozen = settings_of(variant, config)
+            changes, frozen = settings_of(variant)
             one = replace(config, seed=seed, log_every=10**9, checkpoint_minutes=0.0, **changes)
             check(one)
             print(f"{variant}, seed {seed}", flush=True)

@@ -1,13 +1,14 @@
 """Uniform batches: every pair once, the budget kept, little padding, and no order of length."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pytest
 from conftest import correlation_of_neighbours
 
 from dataset import Plan, RandomBatches
-from smart_batching_dataset import UniformBatches, longer_side
+from smart_batching_dataset import UniformBatches, longer_side, shape_widths
 
 
 @dataclass
@@ -175,3 +176,52 @@ def test_a_million_pairs_are_planned_as_arrays():
     assert np.array_equal(np.bincount(plan.order, minlength=len(data)), np.ones(len(data)))
     assert plan[3].base is not None  # a view, not a copy
     assert plan.padding(data) <= 0.05
+
+
+# --- Few fixed shapes -------------------------------------------------------------------------------------------
+
+
+def padded_cells(lengths, widths):
+    return sum(min(w for w in widths if w >= length) for length in lengths)
+
+
+def test_no_other_widths_pad_less():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 4, 9):
+        lengths = rng.integers(3, 12, 30)
+        widths = shape_widths(lengths, count)
+        distinct = sorted(set(lengths.tolist()))
+        choices = combinations(distinct, min(count, len(distinct)))
+        best = min(padded_cells(lengths, c) for c in choices if c[-1] == distinct[-1])
+        assert widths.tolist() == sorted(set(widths.tolist()))
+        assert len(widths) == min(count, len(distinct))
+        assert padded_cells(lengths, widths) == best
+
+
+@pytest.mark.parametrize("batch_by", ["tokens", "sentences"])
+@pytest.mark.parametrize("shapes", [1, 5, 16])
+def test_fixed_shapes_are_few_the_same_in_every_epoch_and_hold_every_pair_once(shapes, batch_by):
+    data = like_books(3000)
+    batches, longer = UniformBatches(data, 32, batch_by=batch_by, shapes=shapes), longer_side(data)
+    seen = []
+    for epoch in (0, 4):
+        plan = batches.plan(epoch)
+        assert sorted(np.concatenate(batches_of(plan)).tolist()) == list(range(3000))
+        for batch, (rows, width) in zip(batches_of(plan), plan.shapes.tolist(), strict=True):
+            assert 1 <= len(batch) <= rows
+            assert longer[batch].max() <= width
+        seen.append({tuple(shape) for shape in plan.shapes.tolist()})
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == shapes
+
+
+def test_batches_in_fixed_shapes_are_drawn_anew_and_in_no_order_of_length(books):
+    batches, longer = UniformBatches(books, 32, shapes=16), longer_side(books)
+    first, second = ({frozenset(b.tolist()) for b in batches_of(batches.plan(epoch)) if len(b) > 1} for epoch in (0, 1))
+    assert len(first & second) < 0.1 * len(first)
+    assert abs(correlation_of_neighbours(batches.plan(0), longer)) < 0.2
+
+
+def test_sixteen_shapes_waste_far_less_than_dynamic_padding(books):
+    assert UniformBatches(books, 32, shapes=16).plan(0).padding(books) < 0.2
+    assert RandomBatches(books, 32).plan(0).padding(books) > 0.6

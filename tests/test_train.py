@@ -524,3 +524,43 @@ def test_precision_is_chosen_for_the_device_with_a_reason(monkeypatch):
     assert "400" in machine.choose_precision("auto", CPU)[1]
     speeds[torch.bfloat16] = 30.0
     assert machine.choose_precision("auto", CPU)[0] == "fp32"
+
+
+# --- Compiled layers --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """torch.compile without its slow code generator, and its counters: what is traced, and when, is the same."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, dynamic, mode: compile(f, dynamic=dynamic, backend="aot_eager"))
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("batching", ["uniform", "fixed"])
+def test_nothing_is_compiled_again_after_each_shape_has_come_once(tiny, traced, batching):
+    shapes = 12 if batching == "uniform" else 0
+    config = dataclasses.replace(tiny, compile=True, batching=batching, shapes=shapes, layers=1)
+    trainer = trainer_for(config)
+    plan = trainer.batches.plan(0)
+    trainer.train_epoch(plan, 0.0)
+    compiled = dict(traced["stats"])
+    seen = {tuple(shape) for shape in plan.shapes.tolist()}
+    assert compiled["unique_graphs"] == len(seen)  # one graph a shape: not a break in it, no fall back to eager
+    assert len(seen) > 8 or batching == "fixed"  # PyTorch's own limit is 8
+    trainer.end_epoch(0.0)  # validation has other shapes, but is not compiled
+    trainer.train_epoch(trainer.batches.plan(1), 0.0)
+    assert dict(traced["stats"])["unique_graphs"] == compiled["unique_graphs"]
+    assert not traced["graph_break"]
+
+
+def test_compiled_and_eager_layers_give_the_same_gradients(tiny, traced):
+    config = dataclasses.replace(tiny, compile=True, dropout=0.0, layers=1)
+    compiled, eager = trainer_for(config, "a"), trainer_for(dataclasses.replace(config, compile=False, shapes=16), "b")
+    for one, other in zip(groups(compiled)[:4], groups(eager)[:4], strict=True):
+        compiled.step(one)
+        eager.step(other)
+    torch.testing.assert_close(compiled.loss_sums, eager.loss_sums)

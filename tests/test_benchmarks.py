@@ -1,0 +1,81 @@
+"""What the benchmarks count and compare with: operations, lengths like opus_books', the original sampler."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+from book_lengths import drawn_lengths, join, tokens
+from steps import training_flops
+from trainings import Frozen, settings_of
+
+from config import preset
+from model import MultiHeadAttention, build_model, loss_sums
+
+
+def test_operations_equal_those_that_pytorch_counts():
+    config = preset("demo", d_model=64, heads=4, d_ff=96, layers=2, dropout=0.0, tied_embeddings=False)
+    model = build_model(config, 50, 70, pad=0)
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.keep_weights = (
+                True  # takes the formula, whose operations PyTorch counts; its fused one's it does not
+            )
+    pairs, s, t = 3, 11, 8
+    source, target = torch.randint(4, 50, (pairs, s)), torch.randint(4, 70, (pairs, t))
+    with FlopCounterMode(display=False) as counter:
+        loss_sums(model(source, target).flatten(0, 1), torch.randint(4, 70, (pairs * t,)), 0.1)[0].backward()
+    hidden_by_the_causal_mask = 3 * config.layers * pairs * t * 4 * 64 * (t - (t + 1) / 2)
+    useful = training_flops(config, 70, np.full(pairs, s), np.full(pairs, t))
+    assert counter.get_total_flops() == useful + hidden_by_the_causal_mask
+
+
+def test_joined_sentences_have_the_drawn_lengths_and_lose_no_side():
+    long = [(" ".join(f"w{i}" for _ in range(20)), f"lungo {i}") for i in range(200)]
+    short = [("a b c", f"corto {i}") for i in range(2000)]
+    lengths = drawn_lengths(100)
+    joined = join([long, short], lengths)
+    assert len(joined) == 100
+    assert max(abs(tokens(source) - length) for (source, _), length in zip(joined, lengths, strict=True)) <= 2
+    assert " ".join(target for _, target in joined).count("corto 1 ") == 1  # each pair once
+    for source, target in joined:
+        assert source.count("a b c") == target.count("corto")
+        assert len(set(source.split()) - set("abc")) == target.count("lungo")
+
+
+def test_drawn_lengths_are_those_of_books():
+    lengths = drawn_lengths(29_098)
+    assert lengths.mean() == pytest.approx(30, abs=2)
+    assert (lengths.min(), lengths.max()) == (3, 309)
+    assert np.array_equal(lengths, drawn_lengths(29_098))
+
+
+@dataclass
+class Lengths:
+    source_lengths: np.ndarray
+
+    def __len__(self):
+        return len(self.source_lengths)
+
+
+def test_the_original_sampler_keeps_its_batches_and_puts_the_longest_last():
+    data = Lengths(np.random.default_rng(0).integers(3, 90, 330))
+    plans = [Frozen(data, 32, seed=0).plan(epoch) for epoch in (0, 1)]
+    batches = [[frozenset(plan[k].tolist()) for k in range(len(plan))] for plan in plans]
+    assert set(batches[0]) == set(batches[1])
+    assert batches[0][:-1] != batches[1][:-1]
+    for plan in plans:
+        assert data.source_lengths[plan[len(plan) - 1]].min() >= np.sort(data.source_lengths)[-10]
+        assert len(plan[len(plan) - 1]) == 330 % 32
+
+
+def test_variants_are_read_as_the_command_line_is():
+    assert settings_of("max_lr=1e-3,beta2=0.98") == ({"max_lr": 1e-3, "beta2": 0.98}, False)
+    assert settings_of("batching=frozen") == ({"batching": "uniform"}, True)
+    assert settings_of("") == ({}, False)

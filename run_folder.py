@@ -20,7 +20,7 @@ from config import Config, UserError
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 1"
-PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "numpy", "tqdm")
+PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "numpy", "tqdm")
 
 
 def refuse_existing(run: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchmetrics.functional.text import char_error_rate, chrf_score, sacre_bleu_score, word_error_rate
+from sacrebleu import corpus_bleu, corpus_chrf
+from torchmetrics.functional.text import char_error_rate, word_error_rate
 
 import run_folder
 from config import UserError
@@ -73,11 +74,10 @@ def score(translations: list[str], references: list[str]) -> dict[str, float]:
     """SacreBLEU (13a tokenisation) and chrF of 0 to 100, and the shares of wrong characters, wrong words and
     exactly right sentences of 0 to 1, over all sentences. The text is to be detokenised, one reference each.
     """
-    one_each = [[reference] for reference in references]
     exact = sum(t == r for t, r in zip(translations, references, strict=True)) / len(references)
     return {
-        "bleu": 100 * float(sacre_bleu_score(translations, one_each)),
-        "chrf": 100 * float(chrf_score(translations, one_each, n_word_order=0)),
+        "bleu": corpus_bleu(translations, [references]).score,
+        "chrf": corpus_chrf(translations, [references]).score,
         "cer": float(char_error_rate(translations, references)),
         "wer": float(word_error_rate(translations, references)),
         "exact": exact,

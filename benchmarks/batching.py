@@ -1,106 +1,139 @@
-"""Fixed, dynamic and uniform batching side by side: padding, real target tokens a second, seconds an epoch.
+"""Fixed, dynamic and uniform batching side by side, at several budgets: padding, speed, memory, waiting for data.
 
     python benchmarks/batching.py --preset small --dataset ../shared/data/bible --threads 1
 
-takes the flags of train.py. All three train the same model on the same corpus in one process, in turns, so that
-whatever else the machine does falls on all of them alike; a round's ratio to dynamic is taken within the round.
+takes the flags of train.py. All train the same model on the same corpus in one process, in turns, so that whatever
+else the machine does falls on all of them alike; a round's ratio to dynamic is taken within the round. Memory is the
+peak of a process of its own that trains on the same batches, or on a GPU what is allocated there.
 """
 
-import json
-import statistics
+import multiprocessing
+import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from report import shown, spread, table, write
 from tqdm import tqdm
 
-import run_folder
-from config import UserError, parse
+from config import Config, UserError, parse
 from dataset import prepare
-from machine import choose_precision, prepare_machine
+from machine import choose_precision, prepare_machine, wait_for
 from train import Trainer
 
-BATCHINGS = ("fixed", "dynamic", "uniform")
-ROUNDS, WORDS = 8, 8_000  # a round trains on at least so many target tokens of each batching
+ROUNDS, WORDS = 6, 6_000  # a round trains on at least so many target tokens with each batching
+DYNAMIC = "dynamic"
 
 
-def timed_round(trainer: Trainer, plan, start: int) -> tuple[int, float]:
-    """Trains from batch `start` on; returns the next batch and real target tokens a second."""
-    words, began, k = trainer.sums.tokens, time.perf_counter(), start
-    while trainer.sums.tokens - words < WORDS:
-        trainer.step([plan.batch(k % len(plan), trainer.train_part)])
-        k += 1
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
-    return k, (trainer.sums.tokens - words) / (time.perf_counter() - began)
+def variants(config: Config) -> dict[str, Config]:
+    """What is compared: how batches are made, and how many sentences they hold on average."""
+    budget = config.batch_size
+    found = {
+        "fixed": replace(config, batching="fixed"),
+        DYNAMIC: replace(config, batching="dynamic"),
+        "uniform, by sentences": replace(config, batching="uniform", batch_by="sentences"),
+        "uniform, by tokens": replace(config, batching="uniform"),
+        "uniform, 16 shapes": replace(config, batching="uniform", shapes=16),
+    }
+    for times in (2, 4):
+        found[f"dynamic, {times} × the budget"] = replace(config, batching="dynamic", batch_size=times * budget)
+        found[f"uniform, {times} × the budget"] = replace(config, batching="uniform", batch_size=times * budget)
+    return found
 
 
-def measure(config) -> list[dict]:
-    """One row a batching."""
+class Turn:
+    """One way to make batches, with its trainer and what was measured."""
+
+    def __init__(self, config: Config, data, device: torch.device, precision: str):
+        self.trainer = Trainer(config, data, device, precision, Path())
+        self.trainer.model.train()
+        self.plan = self.trainer.batches.plan(0)
+        self.next, self.speeds, self.data_share = 0, [], []
+
+    def round(self, words: int) -> None:
+        """Trains on the next batches until `words` target tokens are done; notes tokens a second, and time for data."""
+        trainer, before, making = self.trainer, self.trainer.sums.tokens, 0.0
+        wait_for(trainer.device)
+        began = time.perf_counter()
+        while trainer.sums.tokens - before < words:
+            start = time.perf_counter()
+            batch = self.plan.batch(self.next % len(self.plan), trainer.train_part)
+            making += time.perf_counter() - start
+            trainer.step([batch])
+            self.next += 1
+        wait_for(trainer.device)
+        seconds = time.perf_counter() - began
+        self.speeds.append((trainer.sums.tokens - before) / seconds)
+        self.data_share.append(making / seconds)
+
+
+def peak_memory(config: Config, precision: str) -> float:
+    """Peak MB of training on as many words as a turn does, to be called in a process of its own."""
     device = prepare_machine(config.device, config.threads)
-    precision, _ = choose_precision(config.precision, device)
-    data = prepare(config)
-    trainers = {b: Trainer(replace(config, batching=b), data, device, precision, Path()) for b in BATCHINGS}
-    plans = {b: t.batches.plan(0) for b, t in trainers.items()}
-    position = dict.fromkeys(BATCHINGS, 0)
-    speeds = {b: [] for b in BATCHINGS}
+    turn = Turn(config, prepare(config), device, precision)
+    longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
+    turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
+    turn.round(ROUNDS * WORDS // 2)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def measure(config: Config, data, device: torch.device, precision: str) -> list[dict]:
+    """One row a batching, but for memory."""
+    turns = {name: Turn(c, data, device, precision) for name, c in variants(config).items()}
     for number in tqdm(range(ROUNDS + 1), desc="rounds"):
-        for b, trainer in trainers.items():
-            position[b], speed = timed_round(trainer, plans[b], position[b])
-            if number:  # the first round warms up
-                speeds[b].append(speed)
-    words = int(data.train.target_lengths.sum()) - len(data.train)
-    return [row(trainers[b], plans[b], speeds[b], speeds["dynamic"], words) for b in BATCHINGS]
+        for turn in turns.values():
+            turn.round(WORDS if number else 1)  # the first round warms up
+    words = int((data.train.target_lengths - 1).sum())
+    return [row(name, turn, turns[DYNAMIC].speeds, words) for name, turn in turns.items()]
 
 
-def row(trainer: Trainer, plan, speeds: list[float], dynamic: list[float], words: int) -> dict:
-    ratios = [s / d for s, d in zip(speeds, dynamic, strict=True)]
+def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
+    speeds = turn.speeds[1:]
+    ratios = [s / d for s, d in zip(speeds, dynamic[1:], strict=True)]
     return {
-        "batching": trainer.config.batching,
-        "padding": plan.padding(trainer.data.train),
-        "updates_an_epoch": len(plan),
-        "tokens_per_second": statistics.median(speeds),
-        "tokens_per_second_range": [min(speeds), max(speeds)],
-        "seconds_an_epoch": words / statistics.median(speeds),
-        "times_dynamic": statistics.median(ratios),
-        "times_dynamic_range": [min(ratios), max(ratios)],
+        "batching": name,
+        "batch_size": turn.trainer.config.batch_size,
+        "padding": turn.plan.padding(turn.trainer.data.train),
+        "updates_an_epoch": len(turn.plan),
+        "tokens_per_second": spread(speeds),
+        "seconds_an_epoch": words / spread(speeds)["median"],
+        "times_dynamic": spread(ratios),
+        "share_of_time_for_data": spread(turn.data_share[1:])["median"],
     }
 
 
-def table(rows: list[dict]) -> str:
+def tabulate(rows: list[dict]) -> str:
+    head = ["batching", "sentences", "padding", "updates an epoch", "real target tokens/s", "seconds an epoch",
+            "times dynamic", "making batches", "peak MB"]  # fmt: skip
     lines = [
-        "| batching | padding | updates an epoch | real target tokens/s (range) | seconds an epoch | times dynamic |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for r in rows:
-        low, high = r["tokens_per_second_range"]
-        lines.append(
-            f"| {r['batching']} | {r['padding']:.1%} | {r['updates_an_epoch']:,} | {r['tokens_per_second']:,.0f} "
-            f"({low:,.0f}–{high:,.0f}) | {r['seconds_an_epoch']:,.0f} | {r['times_dynamic']:.2f} "
-            f"({r['times_dynamic_range'][0]:.2f}–{r['times_dynamic_range'][1]:.2f}) |"
-        )
-    return "\n".join(lines)
+        [r["batching"], str(r["batch_size"]), f"{r['padding']:.1%}", f"{r['updates_an_epoch']:,}",
+         shown(r["tokens_per_second"], ",.0f"), f"{r['seconds_an_epoch']:,.0f}", shown(r["times_dynamic"], ".2f"),
+         f"{r['share_of_time_for_data']:.1%}", f"{r['peak_mb']:,.0f}" if "peak_mb" in r else ""]
+        for r in rows
+    ]  # fmt: skip
+    return table(head, lines)
 
 
 def main() -> int:
     try:
         config, _, _ = parse()
-        rows = measure(config)
+        device = prepare_machine(config.device, config.threads)
+        precision, _ = choose_precision(config.precision, device)
+        rows = measure(config, prepare(config), device, precision)
+        for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                r["peak_mb"] = pool.submit(peak_memory, c, precision).result()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    out = Path(__file__).parent / "results"
-    out.mkdir(exist_ok=True)
-    facts = run_folder.environment()
-    (out / "batching.json").write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    text = f"`{facts['command']}`, {facts['machine']['processor']}, torch {facts['versions']['torch']}, "
-    text += f"{facts['machine']['threads']} threads, {ROUNDS} rounds, median (range)\n\n{table(rows)}\n"
-    (out / "batching.md").write_text(text, encoding="utf-8")
-    print(text)
+    write("batching", {"precision": precision, "rows": rows}, tabulate(rows), f"{precision}, {ROUNDS} rounds")
     return 0
 
 

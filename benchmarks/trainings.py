@@ -4,7 +4,8 @@
 
 Each argument of --each is one variant, a comma-separated list of settings on top of train.py's flags, which follow
 `--`. Batching `frozen` is the original experiment's sampler, see Frozen. A run that is done is a line of the file
-and is not made again, so that an interrupted comparison goes on. `--show` prints the tables of files there are.
+and is not made again, so that an interrupted comparison goes on. `--show` prints the table of a file that is there,
+`--draw picture.png` draws it too: the mean loss of each epoch, and dashed the loss of its last batch.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from report import table
 from tqdm import tqdm
 
 import run_folder
@@ -110,35 +112,54 @@ def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def spread(values: list[float], form: str) -> str:
-    mean = statistics.mean(values)
-    return f"{mean:{form}}" + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
+def mean(values: list[float], form: str) -> str:
+    """Mean ± standard deviation, the latter where there are several."""
+    text = f"{statistics.mean(values):{form}}"
+    return text + (f" ± {statistics.stdev(values):{form}}" if len(values) > 1 else "")
 
 
-def table(rows: list[dict]) -> str:
-    """One line a variant: mean ± standard deviation over its seeds."""
-    lines = [
-        "| variant | seeds | updates | last epoch's loss (plain) | last batch's loss | under target in epoch "
-        "| after seconds | held-out plain: best, end | BLEU at the end | seconds in all |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+def tabulate(rows: list[dict]) -> str:
+    """One line a variant, over its seeds."""
+    head = ["variant", "seeds", "updates", "last epoch's loss (plain)", "its last batch's", "under target in epoch",
+            "BLEU then", "held-out plain: best", "at the end", "BLEU at the end", "seconds in all"]  # fmt: skip
+    variants = dict.fromkeys(row["variant"] for row in rows)
+    return table(head, [line(name, [row for row in rows if row["variant"] == name]) for name in variants])
+
+
+def line(variant: str, runs: list[dict]) -> list[str]:
+    last = [run["epochs"][-1] for run in runs]
+    met = [run["at_target"] for run in runs if run["at_target"]]
+    return [
+        variant or "as given",
+        str(len(runs)),
+        f"{last[0]['update']:,}",
+        f"{mean([r['train_loss'] for r in last], '.3f')} ({mean([r['train_nll'] for r in last], '.3f')})",
+        mean([r["last_batch_loss"] for r in last], ".2f"),
+        ", ".join([*(str(m["epoch"]) for m in met), *["never"] * (len(runs) - len(met))]),
+        mean([m["bleu"] for m in met], ".1f") if met else "",
+        mean([min(e["valid_nll"] for e in run["epochs"]) for run in runs], ".3f"),
+        mean([r["valid_nll"] for r in last], ".3f"),
+        mean([run["at_end"]["bleu"] for run in runs], ".1f"),
+        mean([sum(e["seconds"] for e in run["epochs"]) for run in runs], ",.0f"),
     ]
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """The first seed of each variant: mean loss of each epoch, and dashed the loss of its last batch."""
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        runs = [row for row in rows if row["variant"] == variant]
-        last = [run["epochs"][-1] for run in runs]
-        met = [run["at_target"] for run in runs if run["at_target"]]
-        missed = f" ({len(runs) - len(met)} never)" if len(met) < len(runs) else ""
-        lines.append(
-            f"| {variant} | {len(runs)} | {last[0]['update']:,} "
-            f"| {spread([r['train_loss'] for r in last], '.3f')} ({spread([r['train_nll'] for r in last], '.3f')}) "
-            f"| {spread([r['last_batch_loss'] for r in last], '.2f')} "
-            f"| {', '.join(str(m['epoch']) for m in met)}{missed} "
-            f"| {spread([m['seconds'] for m in met], '.0f') if met else ''} "
-            f"| {spread([min(e['valid_nll'] for e in run['epochs']) for run in runs], '.3f')}, "
-            f"{spread([r['valid_nll'] for r in last], '.3f')} "
-            f"| {spread([run['at_end']['bleu'] for run in runs], '.1f')} "
-            f"| {spread([sum(e['seconds'] for e in run['epochs']) for run in runs], ',.0f')} |"
-        )
-    return "\n".join(lines)
+        epochs = next(row["epochs"] for row in rows if row["variant"] == variant)
+        numbers = [e["epoch"] for e in epochs]
+        (drawn,) = axis.plot(numbers, [e["train_loss"] for e in epochs], label=f"{variant}: mean of the epoch")
+        last = [e["last_batch_loss"] for e in epochs]
+        axis.plot(numbers, last, "--", color=drawn.get_color(), label=f"{variant}: its last batch")
+    axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="epoch", ylabel="training loss, nats a target token")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=90)
 
 
 def main() -> int:
@@ -147,6 +168,7 @@ def main() -> int:
     p.add_argument("--seeds", type=int, nargs="+", default=[0])
     p.add_argument("--each", nargs="+", default=[""], metavar="SETTING=VALUE,...", help="a variant each")
     p.add_argument("--show", action="store_true", help="print the table of what is there, train nothing")
+    p.add_argument("--draw", type=Path, metavar="PICTURE", help="draw the losses of what is there")
     given = [*sys.argv[1:], "--"]
     own, flags = given[: given.index("--")], given[given.index("--") + 1 : -1]
     args = p.parse_args(own)
@@ -156,7 +178,10 @@ def main() -> int:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    print(table(rows_of(args.out)))
+    rows = rows_of(args.out)
+    print(tabulate(rows))
+    if args.draw:
+        draw(rows, args.draw)
     return 0
 
 

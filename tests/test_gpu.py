@@ -1,0 +1,78 @@
+"""What only a CUDA card can show. Skipped without one; benchmarks/gpu_suite.py runs it."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dataset import prepare
+from machine import prepare_machine
+from train import Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def trainer_on(device, config, precision) -> Trainer:
+    prepare_machine(device.type, 0)
+    return Trainer(config, prepare(config), device, precision, Path(config.runs_dir))
+
+
+def test_batches_made_on_the_card_are_those_of_the_cpu(tiny):
+    data = prepare(tiny).train
+    there = data.to(CUDA)
+    assert there.source.ids.device.type == "cuda"
+    for shape in ({}, {"rows": 9, "width": 30}):
+        here, other = data.batch(np.arange(7), **shape), there.batch(np.arange(7), **shape)
+        for name, tensor in vars(here).items():
+            assert torch.equal(tensor, getattr(other, name).cpu())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_the_loss_is_that_of_the_cpu(tiny, precision):
+    config = dataclasses.replace(tiny, dropout=0.0)
+    one, other = trainer_on(CPU, config, "fp32"), trainer_on(CUDA, config, precision)
+    other.model.load_state_dict(one.model.state_dict())
+    plan = one.batches.plan(0)
+    for k in range(10):
+        one.step([plan.batch(k, one.train_part)])
+        other.step([plan.batch(k, other.train_part)])
+    assert float(other.loss_sums[0]) == pytest.approx(float(one.loss_sums[0]), rel=0.02)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_an_update_in_bf16_never_waits_for_the_card(tiny, compile):
+    trainer = trainer_on(CUDA, dataclasses.replace(tiny, compile=compile, shapes=4, batching="uniform"), "bf16")
+    plan = trainer.batches.plan(0)
+    for _ in range(3):  # kernels, graphs and optimizer state are made at first
+        for k in range(len(plan)):
+            trainer.step([plan.batch(k, trainer.train_part)])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for k in range(10):
+            trainer.step([plan.batch(k, trainer.train_part)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_graphs_train_as_eager_layers_do(tiny, precision):
+    config = dataclasses.replace(tiny, dropout=0.0, shapes=4, batching="uniform")
+    eager, graphs = (trainer_on(CUDA, dataclasses.replace(config, compile=c), precision) for c in (False, True))
+    for trainer in (eager, graphs):
+        for epoch in range(2):
+            trainer.train_epoch(trainer.batches.plan(epoch), 0.0)
+            trainer.batch = 0
+    assert float(graphs.loss_sums[0]) == pytest.approx(float(eager.loss_sums[0]), rel=0.02)
+
+
+def test_nothing_is_compiled_again_after_warm_up(tiny):
+    trainer = trainer_on(CUDA, dataclasses.replace(tiny, compile=True, shapes=4, batching="uniform"), "fp16")
+    torch._dynamo.utils.counters.clear()
+    trainer.train_epoch(trainer.batches.plan(0), 0.0)
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    trainer.batch = 0
+    trainer.train_epoch(trainer.batches.plan(1), 0.0)
+    assert compiled == torch._dynamo.utils.counters["stats"]["unique_graphs"]

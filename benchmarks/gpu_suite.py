@@ -13,7 +13,7 @@ lengths like those of opus_books, with which the card's figures are to be made.
 import argparse
 import contextlib
 import json
-import shutil
+import os
 import subprocess
 import sys
 import time
@@ -46,10 +46,13 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, list[str]]:
 
 
 def run_stage(name: str, arguments: list[str], out: Path, seconds: float) -> dict:
-    """Runs a stage for at most so many seconds; its output goes to name.log, its results to out/name.*"""
+    """Runs a stage for at most so many seconds; its output goes to name.log, a benchmark's results to name/"""
     start = time.perf_counter()
     with open(out / f"{name}.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=HERE.parent, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=HERE.parent, stdout=log, stderr=subprocess.STDOUT,
+            env={**os.environ, "BENCHMARK_RESULTS": str(out / name)},
+        )  # fmt: skip
         try:
             code = process.wait(timeout=max(1.0, seconds))
             outcome = "done" if code == 0 else f"failed with exit code {code}, see {name}.log"
@@ -57,10 +60,6 @@ def run_stage(name: str, arguments: list[str], out: Path, seconds: float) -> dic
             process.kill()
             process.wait()
             outcome = "ended for want of time"
-    for suffix in ("json", "md"):  # steps.py and batching.py write them here
-        written = HERE / "results" / f"{arguments[0].rpartition('/')[2].removesuffix('.py')}.{suffix}"
-        if "benchmarks" in arguments[0] and written.exists() and outcome == "done":
-            shutil.copyfile(written, out / f"{name}.{suffix}")
     return {"stage": name, "outcome": outcome, "seconds": time.perf_counter() - start}
 
 
@@ -122,7 +121,7 @@ def main() -> int:
     done, jobs = [], {}
     for name, arguments in stages(data, args.out.resolve(), args.tiny).items():
         print(f"{name} …", flush=True)
-        done.append(run_stage(name, arguments, args.out, end - time.perf_counter()))
+        done.append(run_stage(name, arguments, args.out.resolve(), end - time.perf_counter()))
         print(f"  {done[-1]['outcome']} after {done[-1]['seconds']:,.0f} s", flush=True)
         with contextlib.suppress(FileNotFoundError):  # not a training, or ended before its first epoch
             jobs[name] = job(args.out / "runs" / name)

@@ -1,12 +1,13 @@
 """How benchmarks write down what they measured: a table as Markdown, all of it as JSON, with machine and versions."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 
 import run_folder
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -24,13 +25,13 @@ def table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rules, *lines))
 
 
-def write(name: str, results: dict, text: str, note: str = "", folder: Path = RESULTS) -> None:
-    """Writes folder/name.json and folder/name.md and prints the latter. note: what the figures depend on besides."""
+def write(name: str, results: dict, text: str, note: str = "") -> None:
+    """Writes name.json and name.md into RESULTS and prints the latter. note: what the figures depend on besides."""
     facts = run_folder.environment()
     machine, versions = facts["machine"], facts["versions"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({**facts, **results}, indent=2) + "\n", encoding="utf-8")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**facts, **results}, indent=2) + "\n", encoding="utf-8")
     head = f"`{facts['command']}`, {machine['processor']}, torch {versions['torch']}, threads: {machine['threads']}"
     text = f"{head}{note and ', ' + note}\n\n{text}\n"
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

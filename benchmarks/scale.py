@@ -9,7 +9,6 @@ of `datasets`. Linux or macOS.
 """
 
 import argparse
-import json
 import os
 import resource
 import statistics
@@ -29,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 from book_lengths import drawn_lengths
 from pyarrow import parquet
+from report import table, write
 
-import run_folder
 from config import Config
 from dataset import BilingualDataset, Plan, RandomBatches, prepare
 from smart_batching_dataset import UniformBatches
@@ -215,11 +214,6 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def cost_table(rows: list[dict]) -> str:
     lines = []
     for r in rows:
@@ -257,11 +251,8 @@ def paper_table(fits: list[dict]) -> str:
     return table(head, lines)
 
 
-def report(facts: dict, rows: list[dict], fits: list[dict]) -> str:
-    return f"""`{facts["command"]}`, {facts["machine"]["processor"]}, torch {facts["versions"]["torch"]}, \
-{facts["machine"]["threads"]} threads. Synthetic text.
-
-## Measured
+def report(rows: list[dict], fits: list[dict]) -> str:
+    return f"""## Measured
 
 Each row is one process. Preparing is timed once, from a file that the system may still hold in memory, with no cache \
 of `datasets`; planning is the median of {PLANS}. The peak counts the imports, and the pages of the corpus that are \
@@ -281,8 +272,7 @@ Time as a power of the pairs; memory as a straight line through the two largest 
 
 Where it is less than once the largest run, it lies between runs that were measured.
 
-{paper_table(fits)}
-"""
+{paper_table(fits)}"""
 
 
 def arguments() -> argparse.Namespace:
@@ -302,14 +292,7 @@ def main() -> int:
     rows = measure_all(prepared, planned)
     kinds = dict.fromkeys(row["what"] for row in rows)
     fits = [fit(what, [row for row in rows if row["what"] == what]) for what in kinds]
-    out = Path(__file__).parent / "results"
-    out.mkdir(exist_ok=True)
-    facts = run_folder.environment()
-    results = {**facts, "rows": rows, "fits": fits}
-    (out / "scale.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    text = report(facts, rows, fits)
-    (out / "scale.md").write_text(text, encoding="utf-8")
-    print(text)
+    write("scale", {"rows": rows, "fits": fits}, report(rows, fits), "synthetic text")
     return 0
 
 

@@ -42,7 +42,7 @@ class Config:
     batching: str = setting("uniform", "uniform: like lengths together; dynamic: random, padded to the batch's longest; fixed: all padded to seq_len", ("uniform", "dynamic", "fixed"))
     batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
     batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
-    pool_size: int = setting(16_384, "uniform only: sentences sorted together; a smaller pool mixes more and pads more")
+    pool_size: int = setting(16_384, "uniform without --shapes only: sentences sorted together; a smaller pool mixes more and pads more")
     shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --compile; above: so many shapes for all batches")
     accumulate: int = setting(1, "batches whose gradients are summed for one update; raise it where a larger batch_size does not fit")
 
@@ -164,7 +164,7 @@ def _check_combinations(config: Config) -> None:
             "name two different columns, as in --source-language en --target-language it."
         )
     if config.shapes and config.batching != "uniform":
-        raise UserError(f"shapes is {config.shapes}, but {config.batching} batches cannot keep to any; set it to 0.")
+        raise UserError(f"shapes is {config.shapes}, but only uniform batches keep to given shapes; set it to 0.")
     if config.compile and config.batching == "dynamic":
         raise UserError(
             "compile is on, but dynamic batches have a new length each, and each would be compiled anew; "

@@ -10,6 +10,8 @@ import torch
 
 from config import UserError
 
+# Has PyTorch ask the system for pages of 2 MB instead of 4 KB. It looks once, when the first tensor is made.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,7 +45,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 def matrix_gflops(dtype: torch.dtype, device="cpu", size: int = 512, seconds: float = 0.1) -> float:
     """The best speed of a product of two (size, size) matrices in `seconds` of trying, in 10^9 operations a second."""
-    a, b = torch.ones(size, size, dtype=dtype, device=device), torch.ones(size, size, dtype=dtype, device=device)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))  # constants would flatter a GPU's clock
     a @ b  # the first product of a dtype prepares its kernel
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -76,7 +78,6 @@ def prepare_machine(device: str, threads: int) -> torch.device:
 def _keep_freed_memory() -> None:
     # glibc returns a freed block of 32 MB or more to the system at once, and the next step's gradients and logits pay
     # for it with a page fault every 4 KB: together a tenth of a step of the base model (benchmarks/README.md).
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # has PyTorch ask for pages of 2 MB
     trim_threshold, mmap_max = -1, -4  # numbers of M_TRIM_THRESHOLD and M_MMAP_MAX in malloc.h
     with contextlib.suppress(OSError, AttributeError):  # another C library, which may do better
         libc = ctypes.CDLL("libc.so.6")

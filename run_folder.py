@@ -168,6 +168,7 @@ def environment() -> dict:
         "machine": {
             "system": platform.system(),
             "processor": _processor(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

@@ -40,9 +40,11 @@ def compile_states(config: Config, model: Transformer, device: torch.device):
 
     Projection and loss stay as they are: they take the real positions, of which each batch has another number.
     """
-    torch._dynamo.config.recompile_limit = max(
-        torch._dynamo.config.recompile_limit, 4 * max(config.shapes, SHAPES_TO_COMPILE)
-    )
+    shapes = 4 * max(
+        config.shapes, SHAPES_TO_COMPILE
+    )  # several trainers may share a process; past the limit all is eager
+    for limit in ("recompile_limit", "accumulated_recompile_limit"):
+        setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
     # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
     graphs = device.type == "cuda" and config.accumulate == 1
     return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)

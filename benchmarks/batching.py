@@ -4,7 +4,8 @@
 
 takes the flags of train.py. All train the same model on the same corpus in one process, in turns, so that whatever
 else the machine does falls on all of them alike; a round's ratio to dynamic is taken within the round. Memory is the
-peak of a process of its own that trains on the same batches, or on a GPU what is allocated there.
+peak of a process of its own that prepares the corpus and trains on the same batches, or on a GPU what is allocated
+there. Making batches is the time the CPU is busy with it: on a GPU that of giving orders.
 """
 
 import multiprocessing
@@ -26,13 +27,13 @@ from dataset import prepare
 from machine import choose_precision, prepare_machine, wait_for
 from train import Trainer
 
-ROUNDS, WORDS = 6, 6_000  # a round trains on at least so many target tokens with each batching
+ROUNDS, WORDS = 6, {"cpu": 6_000, "cuda": 300_000, "mps": 30_000}  # target tokens of each batching in a round, at least
 DYNAMIC = "dynamic"
 
 
 def variants(config: Config) -> dict[str, Config]:
     """What is compared: how batches are made, and how many sentences they hold on average."""
-    budget = config.batch_size
+    config, budget = replace(config, compile=False, shapes=0), config.batch_size
     found = {
         "fixed": replace(config, batching="fixed"),
         DYNAMIC: replace(config, batching="dynamic"),
@@ -78,7 +79,7 @@ def peak_memory(config: Config, precision: str) -> float:
     turn = Turn(config, prepare(config), device, precision)
     longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
     turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
-    turn.round(ROUNDS * WORDS // 2)
+    turn.round(3 * WORDS[device.type])
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
@@ -87,9 +88,9 @@ def peak_memory(config: Config, precision: str) -> float:
 def measure(config: Config, data, device: torch.device, precision: str) -> list[dict]:
     """One row a batching, but for memory."""
     turns = {name: Turn(c, data, device, precision) for name, c in variants(config).items()}
-    for number in tqdm(range(ROUNDS + 1), desc="rounds"):
+    for _ in tqdm(range(ROUNDS + 1), desc="rounds"):
         for turn in turns.values():
-            turn.round(WORDS if number else 1)  # the first round warms up
+            turn.round(WORDS[device.type])  # the first round warms up and is left out
     words = int((data.train.target_lengths - 1).sum())
     return [row(name, turn, turns[DYNAMIC].speeds, words) for name, turn in turns.items()]
 
@@ -127,14 +128,20 @@ def main() -> int:
         device = prepare_machine(config.device, config.threads)
         precision, _ = choose_precision(config.precision, device)
         rows = measure(config, prepare(config), device, precision)
+        write_down(rows, precision)
         for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
                 r["peak_mb"] = pool.submit(peak_memory, c, precision).result()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write("batching", {"precision": precision, "rows": rows}, tabulate(rows), f"{precision}, {ROUNDS} rounds")
+    write_down(rows, precision)
     return 0
+
+
+def write_down(rows: list[dict], precision: str) -> None:
+    note = f"{precision}, {ROUNDS} rounds, median (range)"
+    write("batching", {"precision": precision, "rows": rows}, tabulate(rows), note)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+
+from report import table
+
+import run_folder
 
 # Four times the original's budget and AdamW: 32 sentences an update leave a card waiting for its next kernel.
 BASE = ["--batch-size", "128", "--optimizer", "adamw", "--max-lr", "7e-4", "--beta2", "0.98", "--held-out", "0.02"]
@@ -51,13 +56,13 @@ def run_stage(name: str, arguments: list[str], out: Path, seconds: float) -> dic
     with open(out / f"{name}.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=HERE.parent, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, "BENCHMARK_RESULTS": str(out / name)},
+            env={**os.environ, "BENCHMARK_RESULTS": str(out / name)}, start_new_session=True,
         )  # fmt: skip
         try:
             code = process.wait(timeout=max(1.0, seconds))
             outcome = "done" if code == 0 else f"failed with exit code {code}, see {name}.log"
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which would keep the card's memory
             process.wait()
             outcome = "ended for want of time"
     return {"stage": name, "outcome": outcome, "seconds": time.perf_counter() - start}
@@ -69,6 +74,7 @@ def job(run: Path) -> dict:
     for path in [*run.glob("*.pt"), *run.glob("events.*")]:
         path.unlink()  # weights are too large to keep, and TensorBoard's file says nothing new
     later = rows[1:] or rows  # the first epoch compiles
+    best = min(rows, key=lambda row: row["valid_nll"])
     return {
         "epochs": len(rows),
         "train_loss": rows[-1]["train_loss"],
@@ -77,16 +83,15 @@ def job(run: Path) -> dict:
         "seconds_of_18_epochs_without_compiling": 18 * sum(row["seconds"] for row in later) / len(later),
         "tokens_per_second": later[-1]["tokens_per_second"],
         "gpu_memory_mb": rows[-1]["gpu_memory_mb"],
-        "best_held_out_plain": min(row["valid_nll"] for row in rows),
-        "bleu": max(row["bleu"] for row in rows),
+        "best_held_out_plain": best["valid_nll"],
+        "bleu_there": best["bleu"],
     }
 
 
-def report(done: list[dict], jobs: dict[str, dict], facts: dict) -> str:
-    from report import table
-
+def summary(done: list[dict], jobs: dict[str, dict], facts: dict) -> str:
     versions = facts["versions"]
-    text = [f"`{facts['command']}`, {facts['device']}, torch {versions['torch']}", ""]
+    card = facts["machine"]["gpu"] or "no GPU: nothing here is a result"
+    text = [f"`{facts['command']}`, {card}, torch {versions['torch']}", ""]
     lines = [[d["stage"], d["outcome"], f"{d['seconds']:,.0f}"] for d in done]
     text.append(table(["stage", "outcome", "seconds"], lines))
     if jobs:
@@ -94,15 +99,6 @@ def report(done: list[dict], jobs: dict[str, dict], facts: dict) -> str:
         shown = [[n, *(f"{v:,.3f}" if isinstance(v, float) else str(v) for v in j.values())] for n, j in jobs.items()]
         text += ["", table(["training", *(c.replace("_", " ") for c in columns)], shown)]
     return "\n".join(text) + "\n"
-
-
-def facts_of_machine() -> dict:
-    import torch
-
-    import run_folder
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: nothing here is a result"
-    return {**run_folder.environment(), "device": device}
 
 
 def main() -> int:
@@ -125,10 +121,10 @@ def main() -> int:
         print(f"  {done[-1]['outcome']} after {done[-1]['seconds']:,.0f} s", flush=True)
         with contextlib.suppress(FileNotFoundError):  # not a training, or ended before its first epoch
             jobs[name] = job(args.out / "runs" / name)
-        facts = facts_of_machine()
+        facts = run_folder.environment()
         results = json.dumps({**facts, "stages": done, "trainings": jobs}, indent=2)
         (args.out / "suite.json").write_text(results + "\n", encoding="utf-8")
-        (args.out / "suite.md").write_text(report(done, jobs, facts), encoding="utf-8")
+        (args.out / "suite.md").write_text(summary(done, jobs, facts), encoding="utf-8")
     print((args.out / "suite.md").read_text(encoding="utf-8"))
     return 0 if all(d["outcome"] == "done" for d in done) else 1
 

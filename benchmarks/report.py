@@ -31,7 +31,7 @@ def write(name: str, results: dict, text: str, note: str = "") -> None:
     machine, versions = facts["machine"], facts["versions"]
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**facts, **results}, indent=2) + "\n", encoding="utf-8")
-    head = f"`{facts['command']}`, {machine['processor']}, torch {versions['torch']}, threads: {machine['threads']}"
-    text = f"{head}{note and ', ' + note}\n\n{text}\n"
+    where = f"{machine['gpu'] or machine['processor']}, torch {versions['torch']}, threads: {machine['threads']}"
+    text = f"`{facts['command']}`, {where}{note and ', ' + note}\n\n{text}\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -99,8 +99,7 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer = Trainer(config, data, device, precision, Path(folder))
         trainer.model.train()
         plan = trainer.batches.plan(0)
-        widths = plan.longest(data.train.source_lengths) if plan.shapes is None else plan.shapes[:, 1]
-        warm = np.unique(widths, return_index=True)[1] if config.compile else np.arange(UPDATES)
+        warm = np.unique(plan.shapes, axis=0, return_index=True)[1] if config.compile else np.arange(UPDATES)
         updates(trainer, plan, warm.tolist(), plan.batch)  # every shape once, where shapes are compiled
         if config.compile:
             updates(trainer, plan, warm.tolist(), plan.batch)  # CUDA graphs are recorded the second time

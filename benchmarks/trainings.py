@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,10 +23,10 @@ from report import table
 from tqdm import tqdm
 
 import run_folder
-from config import UserError, check, parse, parser
+from config import Config, UserError, check, parse, parser
 from dataset import Plan, prepare
 from machine import choose_precision, prepare_machine
-from train import Trainer
+from train import Trainer, make_schedule
 
 
 class Frozen:
@@ -47,11 +47,23 @@ class Frozen:
 
 
 def settings_of(variant: str) -> tuple[dict, bool]:
-    """The settings that a variant names, read as on the command line, and whether it asks for frozen batches."""
-    changes = dict(part.split("=", 1) for part in variant.split(",") if part)
+    """The settings that a variant names, read as on the command line, and whether it asks for frozen batches.
+
+    Raises UserError on a name that is no setting.
+    """
+    parts = (part.partition("=") for part in variant.split(",") if part)
+    changes = {name.replace("-", "_"): value for name, _, value in parts}
+    types = {f.name: f.type for f in fields(Config)}
+    for name in changes:
+        if name not in types:
+            raise UserError(f"--each names {name!r}, which is no setting; `python train.py --help` lists them.")
     frozen = changes.get("batching") == "frozen"
     changes |= {"batching": "uniform"} if frozen else {}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in changes.items()]
+    flags = []
+    for name, value in changes.items():
+        flag = name.replace("_", "-")
+        switch = {"true": f"--{flag}", "false": f"--no-{flag}"}.get(value.lower()) if types[name] is bool else None
+        flags.append(switch or f"--{flag}={value}")
     return {k: v for k, v in vars(parser().parse_args(flags)).items() if k in changes}, frozen
 
 
@@ -92,6 +104,7 @@ def train(config, frozen: bool, data) -> dict:
         if frozen:
             trainer.batches = Frozen(data.train, config.batch_size, config.seed)
             trainer.total = len(trainer.batches.plan(0)) * config.epochs
+            trainer.schedule = make_schedule(config, trainer.optimizer, trainer.total)
         epochs, at_target = [], None
         for _ in tqdm(range(config.epochs), desc="epochs", mininterval=60):
             epochs.append(epoch_row(trainer))
@@ -186,19 +199,23 @@ def main() -> int:
 
 
 def compare(args: argparse.Namespace, flags: list[str]) -> None:
+    """Makes the runs that are not in the file yet. The split is that of the flags' own seed, whatever --seeds says."""
     config, _, _ = parse(flags)
-    data = prepare(config)
-    print("\n".join(data.reports))
     for seed in args.seeds:
         for variant in args.each:
-            done = {(row["variant"], row["seed"]) for row in rows_of(args.out)}
-            if (variant, seed) in done:
-                continue
             changes, frozen = settings_of(variant)
-            one = replace(config, seed=seed, log_every=10**9, checkpoint_minutes=0.0, **changes)
+            split = replace(config, **changes)
+            one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0)
             check(one)
+            if one.accumulate > 1:
+                raise UserError("accumulate is above 1, but the last batch's loss is read by itself; leave it at 1.")
+            done = [row for row in rows_of(args.out) if (row["variant"], row["seed"]) == (variant, seed)]
+            if done and done[0]["settings"] == asdict(one):
+                continue
+            if done:
+                raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")
             print(f"{variant}, seed {seed}", flush=True)
-            result = train(one, frozen, data)
+            result = train(one, frozen, prepare(split))
             row = {"variant": variant, "seed": seed, **result, "settings": asdict(one), **run_folder.environment()}
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

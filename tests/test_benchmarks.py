@@ -15,7 +15,7 @@ from book_lengths import drawn_lengths, join, tokens
 from steps import training_flops
 from trainings import Frozen, settings_of
 
-from config import preset
+from config import UserError, preset
 from model import MultiHeadAttention, build_model, loss_sums
 
 
@@ -78,4 +78,10 @@ def test_the_original_sampler_keeps_its_batches_and_puts_the_longest_last():
 def test_variants_are_read_as_the_command_line_is():
     assert settings_of("max_lr=1e-3,beta2=0.98") == ({"max_lr": 1e-3, "beta2": 0.98}, False)
     assert settings_of("batching=frozen") == ({"batching": "uniform"}, True)
+    assert settings_of("max-lr=1e-3,tied_embeddings=true,compile=False") == (
+        {"max_lr": 1e-3, "tied_embeddings": True, "compile": False},
+        False,
+    )
     assert settings_of("") == ({}, False)
+    with pytest.raises(UserError, match="'max_rl'"):
+        settings_of("max_rl=1e-3")

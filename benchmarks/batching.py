@@ -9,6 +9,7 @@ there. Making batches is the time the CPU is busy with it: on a GPU that of givi
 """
 
 import multiprocessing
+import re
 import resource
 import sys
 import time
@@ -82,7 +83,15 @@ def peak_memory(config: Config, precision: str) -> float:
     turn.round(3 * WORDS[device.type])
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return process_peak() / 1e6
+
+
+def process_peak() -> int:
+    """Most bytes of memory that this process ever held."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's getrusage would include what the parent held when it started this process
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(config: Config, data, device: torch.device, precision: str) -> list[dict]:

@@ -33,8 +33,9 @@ PEAK_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048,)}
 
 
 def training_flops(config: Config, words: int, sources: np.ndarray, targets: np.ndarray) -> float:
-    """Operations of forward and backward pass over pairs of the given lengths: 2 a multiplication, backward twice
+    """Operations of forward and backward pass over pairs of the given lengths.
 
+    Two a multiplication with its addition; the backward pass takes twice the forward pass's.
     sources, targets: tokens that encoder and decoder read of each pair; words: target vocabulary.
     """
     d, ff = config.d_model, 2 * 2 * config.d_model * config.d_ff

@@ -65,6 +65,7 @@ class Config:
     weight_decay: float = setting(0.01, "pull of the weights towards zero; Lion wants 3 to 10 times more than AdamW")
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary in the training target")
     clip_norm: float = setting(1.0, "gradients of a larger norm are scaled down to this; 0 leaves them")
+    average: int = setting(0, "last epochs whose weights are averaged into the checkpoint average.pt (Vaswani et al. 2017, 6.1); 0: none")
     target_loss: float = setting(1.8, "the epoch's mean training loss to get under; only reported, never acted on")
 
     # Machine
@@ -143,7 +144,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
     for name in ("held_out", "warmup"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
-    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed"):
+    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
     _require(config, "seed", config.seed < 2**63, "at most 9223372036854775807")
     _require(config, "max_lr", config.max_lr > 0, "above 0")
@@ -169,6 +170,10 @@ def _check_combinations(config: Config) -> None:
         raise UserError(
             "compile is on, but dynamic batches have a new length each, and each would be compiled anew; "
             "take --batching uniform, which keeps to a few shapes."
+        )
+    if config.average > config.epochs:
+        raise UserError(
+            f"average is {config.average}, but there are only {config.epochs} epochs; take at most as many."
         )
     if config.d_model % config.heads:
         fits = [h for h in range(1, config.d_model + 1) if config.d_model % h == 0]

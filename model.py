@@ -65,6 +65,10 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         x = self.words(ids) * self.scale + self.positions[start : start + ids.shape[1]]  # (B, T, D)
+        # On a CPU in bf16 everything between the matrix products is a matter of bytes moved: half as wide, the sums,
+        # norms and dropouts of all layers take half the time (benchmarks/README.md).
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
         return self.dropout(x)
 
 
@@ -115,9 +119,9 @@ def _formula_is_faster(q: Tensor) -> bool:
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """softmax(Q K^T / sqrt(K)) V as the paper writes it; also returns the weights (B, H, T, S)."""
-    scores = q @ keys.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+    scores = q / math.sqrt(q.shape[-1]) @ keys.transpose(-2, -1)  # (B, H, T, S)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores.masked_fill_(~mask, -math.inf)
     weights = scores.softmax(-1)
     return weights.to(values.dtype) @ values, weights  # (B, H, T, K)
 
@@ -207,7 +211,9 @@ class Transformer(nn.Module):
         # Pre-norm leaves the last sum unnormalised; post-norm has normalised it already.
         self.encoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
-        self.projection = nn.Linear(d_model, target_words)
+        # Without a bias, which the decoder's last norm can stand in for: PyTorch would copy it into each of the N rows
+        # of logits, a tenth of a step of a small model on a CPU.
+        self.projection = nn.Linear(d_model, target_words, bias=False)
         if tied_embeddings:
             self.projection.weight = self.target_embedding.words.weight
             if shared_vocabulary:
@@ -220,7 +226,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         # A variance of 1 once scaled by sqrt(D), where Xavier leaves words far behind the positions' 0.5: 10 epochs
         # with AdamW end at 2.41 instead of 2.66 in one seed; Lion gained nothing (benchmarks/README.md).
         for embedding in (self.source_embedding, self.target_embedding):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from config import Config, UserError
 from tokenizer import load_tokenizer
 
-FORMAT = "translation transformer, checkpoint format 1"
+FORMAT = "translation transformer, checkpoint format 2"
 PACKAGES = ("torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "numpy", "tqdm")
 
 
@@ -122,7 +123,10 @@ def load_checkpoint(path: Path) -> dict:
             "Copy it again from where it came, or put the run's other checkpoint in its place."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of this package; it lacks the mark {FORMAT!r}.")
+        raise UserError(
+            f"{path} is not a checkpoint of this version of the package; it lacks the mark {FORMAT!r}. Use the version "
+            "that its run's config.json names, or train anew."
+        )
     try:
         parsed = {
             "config": Config(**state["config"]),
@@ -212,6 +216,7 @@ class Record:
         self.run = run
         self.epochs: list[dict] = []
         self.steps: list[dict] = []
+        self.averaged: dict | None = None  # the validation of the last epochs' mean weights
         self._board = None  # TensorBoard's writer, made with the first row
 
     def restore(self, epochs: list[dict], steps: list[dict]) -> None:
@@ -229,6 +234,15 @@ class Record:
         self.epochs.append(row)
         _append(self.run / "metrics.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
         self._scalars("epoch", row)
+
+    def average(self, row: dict) -> None:
+        """Keeps the validation of the averaged weights, in average.json."""
+        self.averaged = row
+        (self.run / "average.json").write_text(json.dumps(row, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+    def lowest_nll(self) -> float:
+        """The lowest held-out loss of all epochs, plain; infinite before the first."""
+        return min((row["valid_nll"] for row in self.epochs), default=math.inf)
 
     def _scalars(self, group: str, row: dict) -> None:
         if self._board is None:
@@ -277,7 +291,8 @@ def show_epoch(row: dict, epochs: int) -> None:
 
 def summarise(run: Path, config: Config, record: Record) -> None:
     """Prints what came of a finished run and draws its picture."""
-    last, best = record.epochs[-1], min(record.epochs, key=lambda row: row["valid_nll"])
+    last, average = record.epochs[-1], record.averaged
+    best = min([*record.epochs, *([average] if average else [])], key=lambda row: row["valid_nll"])
     met = next((f"met in epoch {row['epoch']}" for row in record.epochs if row["target_met"]), "not met")
     seconds, validation = (sum(row[name] for row in record.epochs) for name in ("seconds", "valid_seconds"))
     lines = [
@@ -285,9 +300,12 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         f"  training loss {last['train_loss']:.3f}, target {config.target_loss} {met}; "
         f"label smoothing allows no less than {last['label_smoothing_floor']:.3f}",
     ]
-    for name, row in (("best.pt", best), ("last.pt", last)):
+    for name, row in (("best.pt", best), ("last.pt", last), ("average.pt", average)):
+        if row is None:
+            continue
+        when = f"epoch {row['epoch']}" if "epoch" in row else f"mean of the last {row['average_of']} epochs"
         lines.append(
-            f"  {name}, epoch {row['epoch']}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}), "
+            f"  {name}, {when}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}), "
             f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, exact {row['exact']:.1%}"
         )
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run} "…"']))

@@ -107,6 +107,7 @@ class Trainer:
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.loss_sums = torch.zeros(2, dtype=wide, device=device)  # smoothed, plain
         self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
+        self.mean: dict[str, torch.Tensor] = {}  # of the weights at the end of the last config.average epochs
         self.floor = label_smoothing_floor(data.vocabulary_sizes[1], config.label_smoothing)
         self.record = run_folder.Record(run)
         self.stop_signal: int | None = None
@@ -128,6 +129,7 @@ class Trainer:
             "position": [self.epoch, self.batch, self.update],
             "sums": dict(vars(self.sums)),
             "loss_sums": self.loss_sums,
+            "mean": self.mean,
             "record": {"epochs": self.record.epochs, "steps": self.record.steps},
             "random": torch.get_rng_state(),
             "random_device": None if self.accelerator is None else self.accelerator.get_rng_state(),
@@ -148,6 +150,7 @@ class Trainer:
         self.epoch, self.batch, self.update = state["position"]
         self.sums = Sums(**state["sums"])
         self.loss_sums.copy_(state["loss_sums"])
+        self.mean = {name: weight.to(self.device) for name, weight in state["mean"].items()}
         self.record.restore(**state["record"])
         torch.set_rng_state(state["random"])
         if self.accelerator is not None and state["device"] == self.device.type:
@@ -280,12 +283,28 @@ class Trainer:
             "gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else None,
         }
         row.update(self.validate())
-        best = row["valid_nll"] < min((r["valid_nll"] for r in self.record.epochs), default=math.inf)
+        best = row["valid_nll"] < self.record.lowest_nll()
         self.record.epoch(row)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
         self.loss_sums.zero_()
+        if self.epoch > self.config.epochs - self.config.average:
+            for name, weight in self.model.state_dict().items():
+                self.mean[name] = self.mean.get(name, 0) + weight / self.config.average
         self.save(best)
         return row
+
+    def keep_average(self) -> None:
+        """Validates the mean of the last epochs' weights and keeps it as the checkpoint `average`, and as `best` too
+        where its held-out loss is the lowest.
+        """
+        last = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+        self.model.load_state_dict(self.mean)
+        row = self.validate()
+        run_folder.save_checkpoint(self.run / "average.pt", self.state())
+        self.model.load_state_dict(last)
+        if row["valid_nll"] < self.record.lowest_nll():
+            run_folder.keep_as(self.run / "average.pt", self.run / "best.pt")
+        self.record.average({"average_of": self.config.average, **row})
 
     @torch.no_grad()
     def held_out_loss(self) -> tuple[float, float]:
@@ -331,6 +350,8 @@ class Trainer:
                 self.save()
                 return False
             run_folder.show_epoch(self.end_epoch(padding), self.config.epochs)
+        if self.config.average:
+            self.keep_average()
         return True
 
 

@@ -129,8 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python translate.py", description="Translate with a trained run.")
     parser.add_argument("run", help="folder of the run, as in runs/demo-uniform-20260101-120000")
     parser.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best",
-                        help="best: of the lowest held-out loss; last: the newest (default: best)")  # fmt: skip
+    parser.add_argument("--checkpoint", choices=("best", "last", "average"), default="best",
+                        help="best: of the lowest held-out loss; last: the newest; average: see --average of train.py "
+                        "(default: best)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="(default: auto)")
     args = parser.parse_args(argv)
     sys.stdout.reconfigure(encoding="utf-8")

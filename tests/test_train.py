@@ -391,7 +391,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(tiny):
     trainer.step(groups(trainer)[0])
     trainer.save()
     saved = (trainer.run / "last.pt").read_bytes()
-    trainer.model.projection.bias.register_hook(lambda gradient: gradient * math.nan)
+    trainer.model.projection.weight.register_hook(lambda gradient: gradient * math.nan)
     trainer.step(groups(trainer)[1])  # its loss is finite
     assert trainer.loss_sums.isfinite().all()
     with pytest.raises(UserError, match="update 2 is not finite"):
@@ -401,7 +401,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(tiny):
 
 def test_gradients_that_overflow_fp16_for_good_stop_the_run(tiny):
     trainer = trainer_for(dataclasses.replace(tiny, precision="fp16"))
-    trainer.model.projection.bias.register_hook(lambda gradient: gradient * math.inf)
+    trainer.model.projection.weight.register_hook(lambda gradient: gradient * math.inf)
     group = groups(trainer)[0]
 
     def forty_updates():

@@ -6,7 +6,7 @@ arrays with offsets: of the training part, no Python object a token or a sentenc
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -243,6 +243,22 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     return train, validation
 
 
+def load_part(config: Config, name: str) -> Corpus:
+    """One part of the corpus: "train" and "validation" as a run has them, or another split of the corpus's own.
+
+    Raises UserError where there is none of that name or nothing usable in it.
+    """
+    corpus = load_corpus(config)
+    parts = {part.report.part: part for part in split_corpus(corpus, config)} if name in ("train", "validation") else {}
+    if name not in parts and name not in corpus:
+        names = ", ".join(dict.fromkeys(["train", "validation", *corpus]))
+        raise UserError(f"The dataset {config.dataset!r} has no split {name!r}; there are: {names}.")
+    part = parts.get(name) or survey(name, corpus[name], config)
+    if part.report.kept == 0:
+        raise UserError(f"Nothing of the split {name!r} is usable ({part.report}). Choose another.")
+    return part
+
+
 # --- Ids ----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +284,12 @@ class FlatIds:
     @classmethod
     def from_lengths(cls, ids: np.ndarray, lengths: np.ndarray) -> "FlatIds":
         return cls(torch.from_numpy(ids), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[list[int]]) -> "FlatIds":
+        """Of ids without marks, a list a sentence."""
+        marked = [np.array([SOS, *row, EOS], dtype=np.int32) for row in rows]
+        return cls.from_lengths(np.concatenate(marked), np.array([len(row) for row in marked]))
 
     @property
     def lengths(self) -> np.ndarray:

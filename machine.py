@@ -57,6 +57,11 @@ def matrix_gflops(dtype: torch.dtype, device="cpu", size: int = 512, seconds: fl
     return 2 * size**3 / best / 1e9
 
 
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """What to add up many losses in: MPS has no double precision."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def wait_for(device: torch.device) -> None:
     """Returns when the device has done all it was given: to be called before a clock is read."""
     if device.type != "cpu":

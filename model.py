@@ -171,6 +171,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], memory_mask: Tensor, past=None):
         """x: (B, T, D). memory: the source's keys and values. past: keys and values of earlier positions.
 
+        Where x has several rows for each sentence of the memory, as in beam search, they look at the same one.
         Returns the new x and the keys and values of all target positions so far.
         """
         present = past
@@ -185,8 +186,11 @@ class DecoderLayer(nn.Module):
             mask = None if y.shape[1] == 1 else causal_mask(y.shape[1], present[0].shape[2], y.device)
             return self.attention(y, *present, mask)
 
+        def attend_to_source(y):  # no position minds another's query, so rows of the same sentence can be one
+            return self.cross_attention(y.view(len(memory[0]), -1, y.shape[2]), *memory, memory_mask).view_as(y)
+
         x = self.residuals[0](x, attend_to_target)
-        x = self.residuals[1](x, lambda y: self.cross_attention(y, *memory, memory_mask))
+        x = self.residuals[1](x, attend_to_source)
         return self.residuals[2](x, self.feed_forward), present
 
 
@@ -283,7 +287,7 @@ class Transformer(nn.Module):
         attentions = {name: m for name, m in self.named_modules() if isinstance(m, MultiHeadAttention)}
         for module in attentions.values():
             module.keep_weights = True
-        self(source, target)
+        self.states(source, target)
         weights = {name: module.weights for name, module in attentions.items()}
         for module in attentions.values():
             module.keep_weights, module.weights = False, None

@@ -14,11 +14,13 @@ from tqdm import tqdm
 import run_folder
 from config import Config, UserError, check, parse
 from dataset import Data, Plan, RandomBatches, prepare
-from machine import DTYPES, choose_precision, prepare_machine
+from decoding import Writer, translate_ids
+from evaluation import mean_losses, score
+from machine import DTYPES, choose_precision, prepare_machine, wide_dtype
 from model import Transformer, build_model, label_smoothing_floor, loss_sums
+from pictures import draw_curves
 from smart_batching_dataset import UniformBatches
-from tokenizer import PAD, to_text
-from translate import score, translate_ids
+from tokenizer import PAD
 
 SHAPES_TO_COMPILE = 16  # pads 16 % on lengths like opus_books', and is compiled 16 times
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
@@ -104,8 +106,7 @@ class Trainer:
         self.epoch, self.batch, self.update = 0, 0, 0  # epochs done, batches of this epoch done, updates in all
         self.sums = Sums()
         # Losses are added up on the device: reading one makes the CPU wait for the GPU.
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        self.loss_sums = torch.zeros(2, dtype=wide, device=device)  # smoothed, plain
+        self.loss_sums = torch.zeros(2, dtype=wide_dtype(device), device=device)  # smoothed, plain
         self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
         self.mean: dict[str, torch.Tensor] = {}  # of the weights at the end of the last config.average epochs
         self.floor = label_smoothing_floor(data.vocabulary_sizes[1], config.label_smoothing)
@@ -168,17 +169,17 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
-    def losses(self, batch, states) -> tuple[torch.Tensor, torch.Tensor]:
-        """Smoothed and plain loss of a batch on the device, summed over its words. states: Transformer.states."""
+    def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smoothed and plain loss of a batch on the device, summed over its words."""
         with self.autocast():
-            logits = self.model.logits(states(batch.source, batch.target), batch.positions)
+            logits = self.model.logits(self.states(batch.source, batch.target), batch.positions)
         return loss_sums(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
         """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""
         tokens = sum(len(batch.labels) for batch in group)
         for batch in group:
-            smoothed, nll = self.losses(batch.to(self.device), self.states)
+            smoothed, nll = self.losses(batch.to(self.device))
             # Divided by the tokens of the whole group: each weighs the same, whatever batch it stands in.
             self.scaler.scale(smoothed / tokens).backward()
             self.loss_sums += torch.stack([smoothed.detach(), nll])
@@ -306,36 +307,26 @@ class Trainer:
             run_folder.keep_as(self.run / "average.pt", self.run / "best.pt")
         self.record.average({"average_of": self.config.average, **row})
 
-    @torch.no_grad()
     def held_out_loss(self) -> tuple[float, float]:
         """Smoothed and plain loss a token over the whole held-out part."""
-        self.model.eval()
-        held, sums, tokens = self.data.validation, torch.zeros_like(self.loss_sums), 0
-        plan = UniformBatches(held, 4 * self.config.batch_size).plan(0)
-        for k in range(len(plan)):
-            batch = held.batch(plan[k])
-            sums += torch.stack(self.losses(batch.to(self.device), self.model.states))
-            tokens += len(batch.labels)
-        smoothed, nll = (sums / tokens).tolist()
-        return smoothed, nll
+        config = self.config
+        pairs, batch_size = self.data.validation, 4 * config.batch_size
+        return mean_losses(self.model, pairs, config.label_smoothing, batch_size, self.device, self.autocast())
 
-    @torch.no_grad()
     def validate(self) -> dict:
         """Losses, scores of the translations, and a few of these, over the whole held-out part."""
         start = time.perf_counter()
         smoothed, nll = self.held_out_loss()
         held = self.data.validation
+        sources, references = zip(*held.texts, strict=True)
         with self.autocast():
-            ids = translate_ids(self.model, held.source, self.config.seq_len, self.device)
-        language = self.config.target_language
-        translations = [to_text(self.data.tokenizers[1], row, language) for row in ids]
-        references = [target for _, target in held.texts]
+            found = translate_ids(self.model, held.source, self.config.seq_len, self.device)
+            writer = Writer(self.model, self.data.tokenizers, self.config.target_language, self.device)
+            translations = [texts[0] for texts in writer(sources, held.source, found)]
         scores = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
         scores.update(score(translations, references), valid_seconds=time.perf_counter() - start)
         shown = range(0, len(held), max(1, len(held) // max(1, self.config.samples)))[: self.config.samples]
-        samples = [
-            {"source": held.texts[i][0], "reference": references[i], "translation": translations[i]} for i in shown
-        ]
+        samples = [{"source": sources[i], "reference": references[i], "translation": translations[i]} for i in shown]
         return {**scores, "samples": samples}
 
     # All epochs
@@ -450,6 +441,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
         return 128 + trainer.stop_signal
     run_folder.summarise(trainer.run, trainer.config, trainer.record)
+    picture = draw_curves(trainer.run, trainer.config, trainer.record)
+    print(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")
     return 0
 
 

@@ -1,153 +1,285 @@
-"""Translating with a trained model: batched greedy decoding, scores, and the command line."""
+"""Translates with a trained run: sentences, lines of a file or a pipe, a conversation, or a whole test set.
+
+`python translate.py --help` tells how to use it.
+"""
 
 import argparse
+import contextlib
+import os
+import queue
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from sacrebleu import corpus_bleu, corpus_chrf
-from torchmetrics.functional.text import char_error_rate, word_error_rate
+from tokenizers import Encoding
 
 import run_folder
 from config import UserError
-from dataset import FlatIds, encode
-from machine import choose_device
-from model import Transformer, build_model
-from tokenizer import EOS, PAD, SOS, to_text
+from dataset import BilingualDataset, FlatIds, encode_corpus, load_part
+from decoding import GREEDY, Search, Writer, alignment, translate_ids
+from evaluation import evaluate, one_line
+from machine import prepare_machine
+from model import build_model
+from pictures import draw_attention
+from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
-TOKENS_A_BATCH = 4096  # source tokens, padding counted, that are translated side by side
+LINES_AT_ONCE = 2048  # read before the first of them is translated, so that like lengths can be put together
+HISTORY = Path.home() / ".translation_transformer_history"
 
-# --- Decoding -----------------------------------------------------------------------------------------------
+
+class Translator:
+    """A trained model with its tokenizers, from a run folder's checkpoint. Raises UserError where there is none."""
+
+    def __init__(self, run: str, checkpoint: str = "best", device: str = "auto", threads: int = 0, search=GREEDY):
+        state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
+        self.config, self.tokenizers = state["config"], state["tokenizers"]
+        self.checkpoint, self.search = checkpoint, search
+        sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
+        self.device = prepare_machine(device, threads)
+        self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
+        run_folder.load_weights(self.model, state["model"], run)
+        self.writer = Writer(self.model, self.tokenizers, self.config.target_language, self.device)
+
+    def __call__(self, sentences: list[str]) -> list[str]:
+        """The best translation of each sentence; that of an empty one is empty."""
+        return [best[0][0] for best in self.n_best(sentences)]
+
+    def n_best(self, sentences: list[str]) -> list[list[tuple[str, float]]]:
+        """The search's n_best translations of each sentence with their scores, best first; see decoding.Hypothesis.
+
+        A sentence too long for the model is translated in parts, with a warning; its scores are the parts' sums.
+        Raises UserError on text that has no UTF-8 form.
+        """
+        stripped = [_refuse_other_bytes(sentence).strip() for sentence in sentences]
+        parts = [
+            (i, text, ids)
+            for i, encoding in enumerate(self.tokenizers[0].encode_batch(stripped))
+            for text, ids in self._parts(stripped[i], encoding)
+        ]
+        output: list[list] = [[] for _ in sentences]
+        if parts:
+            owners, texts, rows = zip(*parts, strict=True)
+            source = FlatIds.from_rows(rows)
+            found = translate_ids(self.model, source, self.config.seq_len, self.device, self.search)
+            for i, written, hypotheses in zip(owners, self.writer(texts, source, found), found, strict=True):
+                output[i].append([(text, h.score) for text, h in zip(written, hypotheses, strict=True)])
+        return [_joined(of_parts) for of_parts in output]
+
+    def _parts(self, sentence: str, encoding: Encoding) -> list[tuple[str, list[int]]]:
+        """Text and ids of the sentence, or of what it is cut into where it is too long; nothing if it has no word."""
+        most = self.config.seq_len - 2  # besides SOS and EOS
+        if len(encoding.ids) <= most:
+            return [(sentence, encoding.ids)] if encoding.ids else []
+        parts = list(cut(sentence, encoding, most))
+        print(
+            f"warning: {sentence[:40]!r}… has {len(encoding.ids):,} tokens and the model takes {most:,} at a time; it "
+            f"is translated in {len(parts):,} parts.",
+            file=sys.stderr,
+        )
+        return parts
+
+    def attention(self, sentence: str) -> tuple[list[str], list[str], torch.Tensor]:
+        """What was read and what was written, as tokens with their marks, and how much each head looked at what
+        while writing: (H, written, read). Raises UserError where the sentence is empty or too long for one go.
+        """
+        encoding = self.tokenizers[0].encode(_refuse_other_bytes(sentence).strip())
+        most = self.config.seq_len - 2
+        if not 0 < len(encoding.ids) <= most:
+            raise UserError(f"The sentence has {len(encoding.ids):,} tokens, but only 1 to {most} can be drawn.")
+        source = FlatIds.from_rows([encoding.ids])
+        (best,), *_ = translate_ids(self.model, source, self.config.seq_len, self.device, self.search)
+        read, written = [SOS, *encoding.ids, EOS], [SOS, *best.ids, EOS]
+        ids = (torch.tensor([row], device=self.device) for row in (read, written[:-1]))
+        words = [
+            [MARKS[i] if i in (SOS, EOS) else to_text(tokenizer, [i], "") for i in row]
+            for tokenizer, row in zip(self.tokenizers, (read, written[1:]), strict=True)
+        ]
+        return *words, alignment(self.model, *ids)[0].float().cpu()
+
+    def part(self, split: str) -> tuple[list[tuple[str, str]], BilingualDataset]:
+        """A part of the corpus that the run was trained on: all its pairs as text, and as ids those that fit.
+
+        split: one of the corpus's own, or "validation" for what was held out. Raises UserError where there is none.
+        """
+        corpus = load_part(self.config, split)
+        texts = [pair for sides in corpus.chunks() for pair in zip(*sides, strict=True)]
+        return texts, encode_corpus(corpus, self.tokenizers, self.config.seq_len)
 
 
-@torch.inference_mode()
-def greedy(model: Transformer, source: torch.Tensor, limits: torch.Tensor) -> list[list[int]]:
-    """The likeliest next word, again and again, for all rows at once until every row has ended.
-
-    source: (B, S) ids. limits: (B,) most words a row may have. Returns the ids without SOS and EOS.
+def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, list[int]]]:
+    """Text and ids of parts of at most `most` tokens. Each ends, if it can, where a sentence does in its second half,
+    or else between words, or else anywhere.
     """
-    encoded, mask = model.encode(source)
-    memory, past = model.memory(encoded), None
-    words = torch.full((len(source), 1), SOS, device=source.device)
-    ended = torch.zeros(len(source), dtype=torch.bool, device=source.device)
-    output = []
-    for step in range(int(limits.max())):
-        hidden, past = model.decode(words, memory, mask, past)
-        logits = model.projection(hidden[:, -1])  # (B, V)
-        logits[:, PAD] = logits[:, SOS] = -torch.inf
-        words = logits.argmax(-1, keepdim=True)
-        ended |= (words[:, 0] == EOS) | (limits <= step)
-        if bool(ended.all()):  # waits for the GPU, once a word
-            break
-        output.append(words.masked_fill(ended[:, None], PAD))
-    if not output:
-        return [[] for _ in range(len(source))]
-    return [[w for w in row if w != PAD] for row in torch.cat(output, dim=1).tolist()]
-
-
-def translate_ids(model: Transformer, source: FlatIds, positions: int, device: torch.device) -> list[list[int]]:
-    """Translates sentences given as ids, like lengths together; returns ids in the order of the input.
-
-    positions: the longest sentence the model can write, in tokens. A translation is at most twice as long as its
-    source plus ten.
-    """
-    model.eval()
-    lengths = source.lengths
-    order = np.argsort(-lengths, kind="stable")
-    output: list[list[int]] = [[]] * len(order)
+    begins = [begin for begin, _ in encoding.offsets]
+    new_word = [begin > 0 and sentence[begin - 1].isspace() for begin in begins]
     start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, TOKENS_A_BATCH // int(lengths[order[start]]))]
-        start += len(rows)
-        batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(device)
-        limits = torch.from_numpy(np.minimum(2 * lengths[rows] + 10, positions - 1)).to(device)
-        for row, ids in zip(rows, greedy(model, batch, limits), strict=True):
-            output[row] = ids
-    return output
+    while start < len(begins):
+        end = min(start + most, len(begins))
+        if end < len(begins):
+            breaks = [t for t in range(start + 1, end + 1) if new_word[t]]
+            sentence_ends = [t for t in breaks if 2 * (t - start) >= most and sentence[begins[t] - 2] in ".!?"]
+            end = max(sentence_ends or breaks, default=end)
+        text = sentence[begins[start] : begins[end] if end < len(begins) else len(sentence)]
+        yield text, encoding.ids[start:end]
+        start = end
 
 
-# --- Scores -------------------------------------------------------------------------------------------------
+def _joined(parts: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
+    """The translations of a sentence's parts as translations of it: best with best, second with second."""
+    if not parts:
+        return [("", 0.0)]
+    if len(parts) == 1:
+        return parts[0]
+    ranks = zip(*parts, strict=False)  # a part may have found fewer
+    return [(" ".join(text for text, _ in rank), sum(score for _, score in rank)) for rank in ranks]
 
 
-def score(translations: list[str], references: list[str]) -> dict[str, float]:
-    """SacreBLEU (13a tokenisation) and chrF of 0 to 100, and the shares of wrong characters, wrong words and
-    exactly right sentences of 0 to 1, over all sentences. The text is to be detokenised, one reference each.
-    """
-    exact = sum(t == r for t, r in zip(translations, references, strict=True)) / len(references)
-    return {
-        "bleu": corpus_bleu(translations, [references]).score,
-        "chrf": corpus_chrf(translations, [references]).score,
-        "cer": float(char_error_rate(translations, references)),
-        "wer": float(word_error_rate(translations, references)),
-        "exact": exact,
-    }
+def _refuse_other_bytes(text: str) -> str:
+    if any("\ud800" <= c <= "\udfff" for c in text):  # as surrogateescape reads bytes that are not UTF-8
+        raise UserError(f"The sentence {text[:40]!r} is not UTF-8 text. Convert it, with iconv for example.")
+    return text
 
 
 # --- Command line -------------------------------------------------------------------------------------------
 
 
-class Translator:
-    """A trained model with its tokenizers, from a run folder's checkpoint."""
+def lines_at_hand(stream) -> Iterator[list[str]]:
+    """Yields the lines of a stream, as many together as can be had without waiting, at most LINES_AT_ONCE: a large
+    file comes in large lots, and a program that waits for each answer gets it.
+    """
+    lines: queue.Queue = queue.Queue(LINES_AT_ONCE)
 
-    def __init__(self, run: str, checkpoint: str = "best", device: str = "auto"):
-        state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
-        self.config, self.tokenizers = state["config"], state["tokenizers"]
-        sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
-        self.device = choose_device(device)
-        self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
-        run_folder.load_weights(self.model, state["model"], run)
+    def read():
+        for line in stream:
+            lines.put(line)
+        lines.put(None)
 
-    def __call__(self, sentences: list[str]) -> list[str]:
-        """Translates sentences; an empty one stays empty, one too long for the model is cut at its limit."""
-        for sentence in sentences:
-            if any("\ud800" <= c <= "\udfff" for c in sentence):
-                raise UserError(
-                    f"The sentence {sentence[:40]!r} is not UTF-8 text. Convert it, with iconv for example."
-                )
-        encoded = FlatIds.from_lengths(*encode([s.strip() for s in sentences], self.tokenizers[0]))
-        rows = [i for i in range(len(sentences)) if encoded.lengths[i] > 2]
-        kept = [self._fit(encoded[i], sentences[i]) for i in rows]
-        if not kept:
-            return [""] * len(sentences)
-        source = FlatIds.from_lengths(np.concatenate(kept), np.array([len(ids) for ids in kept]))
-        output = [""] * len(sentences)
-        for i, words in zip(rows, translate_ids(self.model, source, self.config.seq_len, self.device), strict=True):
-            output[i] = to_text(self.tokenizers[1], words, self.config.target_language)
-        return output
+    threading.Thread(target=read, daemon=True).start()
+    while (line := lines.get()) is not None:
+        lot = [line]
+        while len(lot) < LINES_AT_ONCE and not lines.empty():
+            line = lines.get()
+            if line is None:
+                yield lot
+                return
+            lot.append(line)
+        yield lot
 
-    def _fit(self, ids: np.ndarray, sentence: str) -> np.ndarray:
-        limit = self.config.seq_len
-        if len(ids) <= limit:
-            return ids
-        start = f"{sentence[:40]!r}…"
-        print(f"warning: {start} has {len(ids):,} tokens and is cut at the model's {limit:,}.", file=sys.stderr)
-        return np.append(ids[: limit - 1], np.int32(EOS))
+
+def stream(translator: Translator) -> None:
+    """A line in, its n_best lines out, in constant memory."""
+    # Only "\n" ends a line, as for every tool that counts lines; other bytes than UTF-8 are told apart later.
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+    for lot in lines_at_hand(sys.stdin):
+        show(translator, lot)
+
+
+def converse(translator: Translator) -> None:
+    """Translates what is typed, with the lines of earlier conversations within reach of the arrow keys."""
+    with contextlib.suppress(ImportError):  # Windows has none; input() works without
+        import readline
+
+        with contextlib.suppress(OSError):
+            readline.read_history_file(HISTORY)
+    languages = f"{translator.config.source_language} → {translator.config.target_language}"
+    print(f"{languages}; an empty line or Ctrl-D ends.")
+    try:
+        while line := input(f"{translator.config.source_language}> "):
+            show(translator, [line])
+    except EOFError:
+        print()
+    finally:
+        with contextlib.suppress(ImportError, OSError):
+            readline.write_history_file(HISTORY)
+
+
+def show(translator: Translator, sentences: list[str]) -> None:
+    """Prints the translations, a line each; with several of a sentence, its score before each."""
+    for found in translator.n_best(sentences):
+        for text, score in found:
+            print(one_line(text) if translator.search.n_best == 1 else f"{score:.3f}\t{one_line(text)}")
+    sys.stdout.flush()
+
+
+def show_evaluation(translator: Translator, run: Path, split: str) -> None:
+    result = evaluate(translator, split, run)
+    left_out = result["pairs"] - result["pairs_of_loss"]
+    print(
+        f"{split} of {translator.config.dataset}, {result['pairs']:,} pairs, {result['checkpoint']}.pt, "
+        f"beam {result['beam']}, length penalty {result['length_penalty']:g}, {result['seconds']:.0f} s\n"
+        f"  BLEU {result['bleu']:.2f}  {result['signatures']['bleu']}\n"
+        f"  chrF {result['chrf']:.2f}  {result['signatures']['chrf']}\n"
+        f"  CER {result['cer']:.3f}, WER {result['wer']:.3f}, exact {result['exact']:.1%}\n"
+        f"  loss {result['loss']:.3f} (plain {result['nll']:.3f}, perplexity {result['perplexity']:.1f})"
+        + (f", without {left_out:,} pairs that are too long" if left_out else "")
+        + f"\n  hypotheses, references and these figures: {result['files']}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python translate.py", description="Translate with a trained run.")
+    p.add_argument("run", type=Path, help="folder of the run, as in runs/demo-uniform-20260101-120000")
+    p.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
+    p.add_argument("--beam", type=int, default=1, help="hypotheses kept side by side; 1 is greedy (default: 1)")
+    p.add_argument("--n-best", type=int, default=1, help="translations shown of each sentence (default: 1)")
+    p.add_argument("--length-penalty", type=float, default=GREEDY.length_penalty,
+                   help="of beam search; raise it where translations are too short (default: %(default)s)")  # fmt: skip
+    p.add_argument("--evaluate", metavar="SPLIT", help="translate and score this split of the run's corpus")
+    p.add_argument("--attention", type=Path, metavar="PICTURE", help="draw which word of the sentence each word of its "
+                   "translation looked at, a map a head")  # fmt: skip
+    p.add_argument("--checkpoint", choices=("best", "last", "average"), default="best",
+                   help="best: of the lowest held-out loss; last: the newest; average: see --average of train.py "
+                   "(default: best)")  # fmt: skip
+    p.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="(default: auto)")
+    p.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the choice to PyTorch (default: 0)")
+    return p
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot work. Raises UserError."""
+    if args.beam < 1:
+        raise UserError(f"beam is {args.beam}, but must be at least 1.")
+    if not 1 <= args.n_best <= args.beam:
+        raise UserError(f"n_best is {args.n_best}, but must be at least 1 and at most beam, {args.beam}; raise --beam.")
+    if not abs(args.length_penalty) < 100:
+        raise UserError(f"length_penalty is {args.length_penalty}, but must be a number like 0.6 or 1.")
+    if args.threads < 0:
+        raise UserError(f"threads is {args.threads}, but must be at least 0.")
+    if args.evaluate and (args.sentence or args.attention):
+        raise UserError("--evaluate translates a split; leave the sentence and --attention out.")
+    if args.attention and len(args.sentence) != 1:
+        raise UserError(f"--attention draws one sentence, but {len(args.sentence)} are given; put it in quotes.")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python translate.py", description="Translate with a trained run.")
-    parser.add_argument("run", help="folder of the run, as in runs/demo-uniform-20260101-120000")
-    parser.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
-    parser.add_argument("--checkpoint", choices=("best", "last", "average"), default="best",
-                        help="best: of the lowest held-out loss; last: the newest; average: see --average of train.py "
-                        "(default: best)")  # fmt: skip
-    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto", help="(default: auto)")
-    args = parser.parse_args(argv)
+    args = parser().parse_intermixed_args(argv)  # lets sentences stand before, between and behind the options
     sys.stdout.reconfigure(encoding="utf-8")
     try:
-        translator = Translator(args.run, args.checkpoint, args.device)
-        if args.sentence:
-            print("\n".join(translator(args.sentence)))
+        check(args)
+        search = Search(args.beam, args.length_penalty, args.n_best)
+        translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
+        if args.evaluate:
+            show_evaluation(translator, args.run, args.evaluate)
+        elif args.attention:
+            draw_attention(*translator.attention(args.sentence[0]), args.attention)
+            show(translator, args.sentence)
+            print(f"picture: {args.attention}")
+        elif args.sentence:
+            show(translator, args.sentence)
+        elif sys.stdin.isatty():
+            converse(translator)
         else:
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # other bytes are told apart later
-            for line in sys.stdin:
-                print(translator([line])[0], flush=True)
+            stream(translator)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
+        return 0
     return 0
 
 

@@ -67,12 +67,6 @@ def test_translations_do_not_depend_on_their_company(demo):
     assert together == [translator([sentence])[0] for sentence in sentences]
 
 
-def test_a_sentence_longer_than_the_model_is_cut_with_a_warning(demo, capsys):
-    translator = translate.Translator(str(demo[0]), "last")
-    assert translator(["the cat " * 500])[0]
-    assert "1,002 tokens and is cut at the model's 64" in capsys.readouterr().err
-
-
 def test_every_flag_that_readme_shows_exists():
     shown = set(re.findall(r"--[a-z][a-z-]+", " ".join(re.findall(r"train\.py[^\n|#`]*", README))))
     assert len(shown) > 3

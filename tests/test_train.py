@@ -268,6 +268,60 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run_bit_for_bit(tiny, st
     assert updates == list(range(5, whole.update + 1, 5))
 
 
+# --- The average of the last epochs ---------------------------------------------------------------------------
+
+
+def test_the_average_is_the_mean_of_the_last_epochs_weights(tiny, monkeypatch):
+    trainer = train.start(dataclasses.replace(tiny, epochs=5, average=3))
+    ends, end_epoch = [], trainer.end_epoch
+    monkeypatch.setattr(trainer, "end_epoch", lambda padding: (ends.append(weights(trainer)), end_epoch(padding))[1])
+    assert trainer.train()
+    average = torch.load(trainer.run / "average.pt", weights_only=True)["model"]
+    for name in ends[0]:
+        torch.testing.assert_close(average[name], sum(end[name] for end in ends[2:]) / 3)
+    assert_same_weights(weights(trainer), ends[-1])  # the run itself goes on with its own
+    assert json.loads((trainer.run / "average.json").read_text())["average_of"] == 3
+
+
+@pytest.mark.parametrize("stop", [3, 22, 45])
+def test_a_run_that_was_interrupted_has_the_same_average(tiny, stop, monkeypatch):
+    config = dataclasses.replace(tiny, average=2)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    stop_after(monkeypatch, stop)
+    stopped = train.start(dataclasses.replace(config, name="cut"))
+    assert not stopped.train()
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    one, other = (torch.load(t.run / "average.pt", weights_only=True)["model"] for t in (whole, resumed))
+    assert_same_weights(one, other)
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_the_average_becomes_the_best_checkpoint_where_its_loss_is_the_lowest(tiny, better, monkeypatch, capsys):
+    trainer = train.start(dataclasses.replace(tiny, average=2))
+    validate = trainer.validate
+
+    def judged():
+        return {**validate(), "valid_nll": (1.0 if better else 9.0) if trainer.epoch == 3 else 5.0 - trainer.epoch}
+
+    monkeypatch.setattr(trainer, "validate", judged)
+    assert trainer.train()
+    best, average, last = ((trainer.run / f"{name}.pt").read_bytes() for name in ("best", "average", "last"))
+    assert best == (average if better else last)
+    capsys.readouterr()
+    run_folder.summarise(trainer.run, trainer.config, trainer.record)
+    said = capsys.readouterr().out
+    assert ("best.pt, mean of the last 2 epochs" in said) == better
+    assert "average.pt, mean of the last 2 epochs" in said
+
+
+def test_without_it_there_is_no_average(tiny):
+    trainer = run_all(tiny)
+    assert not list(trainer.run.glob("average*"))
+    assert not torch.load(trainer.run / "last.pt", weights_only=True)["mean"]
+
+
 def stop_after(monkeypatch, updates: int) -> None:
     """Lets a signal come right after so many updates."""
     step = Trainer.step
@@ -372,8 +426,8 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tiny, monkeypatch, capsys):
     losses = Trainer.losses
 
-    def broken(self, batch, states):
-        smoothed, nll = losses(self, batch, states)
+    def broken(self, batch):
+        smoothed, nll = losses(self, batch)
         return (smoothed * math.nan if self.update == 21 and self.model.training else smoothed), nll
 
     monkeypatch.setattr(Trainer, "losses", broken)
@@ -414,7 +468,7 @@ def test_gradients_that_overflow_fp16_for_good_stop_the_run(tiny):
 
 
 def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
-    def full(self, batch, states):
+    def full(self, batch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines")
 
     monkeypatch.setattr(Trainer, "losses", full)
@@ -564,7 +618,7 @@ def test_compiled_and_eager_layers_give_the_same_gradients(tiny, traced):
         batch = compiled.batches.plan(0).batch(k, compiled.train_part)
         for trainer in (compiled, eager):
             trainer.optimizer.zero_grad()
-            trainer.losses(batch, trainer.states)[0].backward()
+            trainer.losses(batch)[0].backward()
         for one, other in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad)
 

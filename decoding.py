@@ -1,0 +1,176 @@
+"""From a trained model to words: beam search, of which greedy decoding is the case of one hypothesis.
+
+Letters in the shape comments: B sentences still searched, K hypotheses of each (the beam), V words in the target
+vocabulary, T words of a hypothesis so far, with SOS.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from dataset import FlatIds
+from model import Cache, Transformer
+from tokenizer import EOS, PAD, SOS, UNK, join_words, to_text
+
+TOKENS_A_BATCH = 4096  # source tokens, padding counted and times the beam, that are translated side by side
+
+
+class Hypothesis(NamedTuple):
+    """One translation that the search has found."""
+
+    ids: list[int]  # without SOS and EOS
+    score: float  # log-probability of ids and EOS in nats, over the length penalty
+
+
+class Search(NamedTuple):
+    """How to look for translations."""
+
+    beam: int = 1  # hypotheses kept side by side; 1 is greedy
+    length_penalty: float = 1.0  # 0 favours short translations, above 1 long ones
+    n_best: int = 1  # translations returned for each sentence, at most `beam`
+
+
+GREEDY = Search()
+
+
+def penalty(words: int, alpha: float) -> float:
+    """What a hypothesis of so many words, EOS counted, has its log-probability divided by (Wu et al. 2016, eq. 14)."""
+    return ((5 + words) / 6) ** alpha
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Transformer, source: Tensor, limits: list[int], search: Search = GREEDY
+) -> list[list[Hypothesis]]:
+    """The best translations of each sentence, best first, all sentences side by side.
+
+    source: (B, S) ids. limits: most words that each translation may have; only EOS can follow then. The search for a
+    sentence ends when `beam` hypotheses have ended, each while it was among the best `beam`; it then leaves the batch.
+    """
+    k, sentences = search.beam, list(range(len(source)))  # those still searched
+    found: list[list[Hypothesis]] = [[] for _ in sentences]
+    encoded, mask = model.encode(source)
+    memory, past = model.memory(encoded), None
+    words = torch.full((len(source), k, 1), SOS, device=source.device)  # (B, K, T)
+    scores = torch.full((len(source), k), -torch.inf, device=source.device)  # (B, K)
+    scores[:, 0] = 0  # the other hypotheses are the same one so far
+    while sentences:
+        full = [limits[sentence] < words.shape[2] for sentence in sentences]
+        hidden, past = model.decode(words[:, :, -1].reshape(-1, 1), memory, mask, past)
+        log_p = _log_probabilities(model.projection(hidden[:, -1]).view(len(sentences), k, -1), full)
+        # A hypothesis can end in one way only, so that of the best 2 K at least K go on.
+        best, index = (scores[:, :, None] + log_p).flatten(1).topk(2 * k)  # (B, 2 K), falling
+        parent, word = index // log_p.shape[2], index % log_p.shape[2]
+        ends = (word == EOS) & (best != -torch.inf)
+        length_penalty = penalty(words.shape[2], search.length_penalty)
+        for row, hypothesis in _ended(words, best / length_penalty, parent, ends[:, :k]):
+            found[sentences[row]].append(hypothesis)
+        scores, order = best.masked_fill(word == EOS, -torch.inf).topk(k)
+        parent, word = parent.gather(1, order), word.gather(1, order)
+        words = torch.cat([words.gather(1, parent[:, :, None].expand_as(words)), word[:, :, None]], dim=2)
+        left = [i for i, s in enumerate(sentences) if not full[i] and len(found[s]) < k]
+        if k > 1 or len(left) < len(sentences):
+            rows = torch.tensor(left, dtype=torch.int64, device=source.device)
+            past = _take(past, (rows[:, None] * k + parent[rows]).flatten())
+        if len(left) < len(sentences):
+            memory, mask, words, scores = _take(memory, rows), mask[rows], words[rows], scores[rows]
+            sentences = [sentences[i] for i in left]
+    return [sorted(hypotheses, key=lambda h: -h.score)[: search.n_best] for hypotheses in found]
+
+
+def _log_probabilities(logits: Tensor, full: list[bool]) -> Tensor:
+    """Of the words that may follow: (B, K, V), with only EOS left in sentences that are `full`."""
+    log_p = logits.float().log_softmax(-1)
+    log_p[:, :, [PAD, SOS]] = -torch.inf
+    if any(full):
+        rows = torch.tensor(full, device=logits.device)
+        log_p[rows, :, :EOS] = log_p[rows, :, EOS + 1 :] = -torch.inf
+    return log_p
+
+
+def _ended(words: Tensor, scores: Tensor, parent: Tensor, ends: Tensor) -> list[tuple[int, Hypothesis]]:
+    """The hypotheses that `ends` (B, K) marks, each with its row; waits for the GPU."""
+    rows, columns = ends.nonzero(as_tuple=True)
+    ids = words[rows, parent[rows, columns], 1:].tolist()
+    found = zip(ids, scores[rows, columns].tolist(), strict=True)
+    return [(row, Hypothesis(*one)) for row, one in zip(rows.tolist(), found, strict=True)]
+
+
+def _take(cache: Cache, rows: Tensor) -> Cache:
+    return [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in cache]
+
+
+def translate_ids(
+    model: Transformer, source: FlatIds, positions: int, device: torch.device, search: Search = GREEDY
+) -> list[list[Hypothesis]]:
+    """The best translations of each sentence in `source`, in its order; like lengths are searched side by side.
+
+    positions: the longest sentence that the model can write, in tokens. A translation is at most twice as long as its
+    source plus ten.
+    """
+    model.eval()
+    lengths = source.lengths
+    order = np.argsort(-lengths, kind="stable")
+    output: list[list[Hypothesis]] = [[]] * len(order)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, TOKENS_A_BATCH // (search.beam * int(lengths[order[start]])))]
+        start += len(rows)
+        batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(device)
+        limits = np.minimum(2 * lengths[rows] + 10, positions - 1).tolist()
+        for row, hypotheses in zip(rows, beam_search(model, batch, limits, search), strict=True):
+            output[row] = hypotheses
+    return output
+
+
+def alignment(model: Transformer, source: Tensor, target: Tensor) -> Tensor:
+    """How much each target position (B, T), whose word it is to predict, looks at each source position (B, S):
+    (B, H, T, S), of the decoder layer that aligns best, the last but one (Garg et al. 2019, section 4.2).
+    """
+    layer = max(0, len(model.decoder) - 2)
+    return model.attention_weights(source, target)[f"decoder.{layer}.cross_attention"]
+
+
+@dataclass
+class Writer:
+    """Readable text of hypotheses. Words have no text for what the vocabulary lacks: [UNK] is there replaced by the
+    word of the source that the model looked at most when it wrote it, which is right for names and numbers
+    (Luong et al. 2015, "Addressing the Rare Word Problem", section 3.3). Subwords know no unknown word.
+    """
+
+    model: Transformer
+    tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
+    language: str
+    device: torch.device
+
+    def __call__(self, sentences: list[str], source: FlatIds, found: list[list[Hypothesis]]) -> list[list[str]]:
+        """The text of each hypothesis. sentences, source: what was translated, as text and ids."""
+        texts = [[to_text(self.tokenizers[1], h.ids, self.language) for h in hypotheses] for hypotheses in found]
+        unknown = [(i, n) for i, hypotheses in enumerate(found) for n, h in enumerate(hypotheses) if UNK in h.ids]
+        for start in range(0, len(unknown), 64):
+            for i, n, words in self._copied(unknown[start : start + 64], sentences, source, found):
+                texts[i][n] = join_words(words, self.language)
+        return texts
+
+    def _copied(self, some: list[tuple[int, int]], sentences, source: FlatIds, found) -> Iterator:
+        """Yields (sentence, hypothesis, its words) with unknown words replaced."""
+        rows = torch.tensor([i for i, _ in some])
+        read = source.rows(rows, int(source.offsets.diff()[rows].max())).to(self.device)  # (B, S)
+        written = [torch.tensor([SOS, *found[i][n].ids]) for i, n in some]
+        target = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=PAD).to(self.device)
+        weights = alignment(self.model, read, target).mean(1)  # (B, T, S)
+        marks = (read == PAD) | (read == SOS) | (read == EOS)
+        looked_at = weights.masked_fill(marks[:, None], -1).argmax(-1).tolist()  # (B, T)
+        for (i, n), positions in zip(some, looked_at, strict=True):
+            offsets = self.tokenizers[0].encode(sentences[i]).offsets
+            words = [self.tokenizers[1].id_to_token(word) for word in found[i][n].ids]
+            for t, word in enumerate(found[i][n].ids):
+                if word == UNK:
+                    begin, end = offsets[positions[t] - 1]  # SOS is the position before the first word
+                    words[t] = sentences[i][begin:end]
+            yield i, n, words

@@ -115,17 +115,22 @@ def translate_ids(
     """
     model.eval()
     lengths = source.lengths
-    order = np.argsort(-lengths, kind="stable")
-    output: list[list[Hypothesis]] = [[]] * len(order)
-    start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, TOKENS_A_BATCH // (search.beam * int(lengths[order[start]])))]
-        start += len(rows)
+    output: list[list[Hypothesis]] = [[]] * len(lengths)
+    for rows in like_lengths(lengths, search.beam):
         batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(device)
         limits = np.minimum(2 * lengths[rows] + 10, positions - 1).tolist()
         for row, hypotheses in zip(rows, beam_search(model, batch, limits, search), strict=True):
             output[row] = hypotheses
     return output
+
+
+def like_lengths(lengths: np.ndarray, beam: int) -> Iterator[np.ndarray]:
+    """Yields the rows that are translated side by side, the longest first, so that a lack of memory shows at once."""
+    order, start = np.argsort(-lengths, kind="stable"), 0
+    while start < len(order):
+        count = max(1, TOKENS_A_BATCH // (beam * int(lengths[order[start]])))
+        yield order[start : start + count]
+        start += count
 
 
 def alignment(model: Transformer, source: Tensor, target: Tensor) -> Tensor:

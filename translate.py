@@ -17,7 +17,8 @@ from tokenizers import Encoding
 
 import run_folder
 from config import UserError
-from dataset import BilingualDataset, FlatIds, encode_corpus, load_part
+from corpus import load_part
+from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
 from machine import prepare_machine

@@ -21,7 +21,7 @@ import numpy as np
 from datasets import Dataset
 
 from config import Config, UserError
-from dataset import load_corpus, pairs
+from corpus import load_corpus, pairs
 
 LONGEST, SHORTEST = 309, 3  # tokens of a source sentence
 MEDIAN, SIGMA = 23, 0.75

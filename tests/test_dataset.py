@@ -17,21 +17,11 @@ import pytest
 import torch
 from tokenizers.pre_tokenizers import Whitespace
 
+import corpus
 import dataset
 from config import UserError, preset
-from dataset import (
-    BilingualDataset,
-    FlatIds,
-    Plan,
-    RandomBatches,
-    Report,
-    encode,
-    held_out_rows,
-    load_corpus,
-    prepare,
-    split_corpus,
-    train_tokenizers,
-)
+from corpus import Report, held_out_rows, load_corpus, split_corpus
+from dataset import BilingualDataset, FlatIds, Plan, RandomBatches, encode, prepare, train_tokenizers
 from tokenizer import EOS, MARKS, PAD, SOS, UNK, to_text, train_bpe_tokenizer, train_word_tokenizer
 
 PAIRS = [(f"the cat number {i} sleeps", f"il gatto numero {i} dorme") for i in range(60)]
@@ -150,7 +140,7 @@ def test_reading_in_chunks_changes_nothing(chunk, tmp_path, monkeypatch):
     rows = [*PAIRS[:20], *[("", "")] * 10, *PAIRS[20:]]  # some chunks hold no usable row
     config = settings(write_hub_folder(tmp_path / "corpus", train=rows), seq_len=50)
     whole = prepare(config)
-    monkeypatch.setattr(dataset, "CHUNK", chunk)
+    monkeypatch.setattr(corpus, "CHUNK", chunk)
     chunked = prepare(config)
     assert chunked.train.digest() == whole.train.digest()
     assert chunked.validation.digest() == whole.validation.digest()

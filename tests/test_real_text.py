@@ -7,7 +7,8 @@ import pytest
 from conftest import correlation_of_neighbours
 
 from config import preset
-from dataset import RandomBatches, load_corpus, pairs, prepare
+from corpus import load_corpus, pairs
+from dataset import RandomBatches, prepare
 from smart_batching_dataset import UniformBatches, longer_side
 from tokenizer import join_words
 

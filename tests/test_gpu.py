@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dataset import prepare
+from decoding import Search, translate_ids
 from machine import prepare_machine
 from train import Trainer
 
@@ -101,3 +102,13 @@ def test_nothing_is_compiled_again_after_warm_up(tiny):
     trainer.batch = 0
     trainer.train_epoch(trainer.batches.plan(1), 0.0)
     assert compiled == torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.parametrize("search", [Search(), Search(5, 1.0, 3)], ids=str)
+def test_translations_made_on_the_card_are_those_of_the_cpu(tiny, search):
+    trainer = trainer_on(CPU, tiny, "fp32")
+    source, found = trainer.data.validation.source, []
+    for device in (CPU, CUDA):
+        model = trainer.model.double().to(device)
+        found.append(translate_ids(model, source, tiny.seq_len, device, search))
+    assert [[h.ids for h in best] for best in found[0]] == [[h.ids for h in best] for best in found[1]]

@@ -184,18 +184,21 @@ def _stripped_pairs(split: datasets.Dataset, languages: tuple[str, str]) -> Iter
 
 
 def survey(part: str, split: datasets.Dataset, config: Config) -> Corpus:
-    """Reads all rows once: which are usable, and their fingerprints."""
+    """Reads all rows once: which are usable, and their fingerprints. Raises UserError where text is not UTF-8."""
     languages = (config.source_language, config.target_language)
     report = Report(part, seq_len=config.seq_len)
     usable, digests = [np.zeros(0, dtype=bool)], [np.zeros(0, dtype=np.int64)]
-    for source, target in _stripped_pairs(split, languages):
-        missing = np.array([s is None or t is None for s, t in zip(source, target, strict=True)])
-        empty = np.array([s == "" or t == "" for s, t in zip(source, target, strict=True)]) & ~missing
-        report.rows += len(source)
-        report.missing += int(missing.sum())
-        report.empty += int(empty.sum())
-        usable.append(~missing & ~empty)
-        digests.append(fingerprints([s or "" for s in source]))
+    try:
+        for source, target in _stripped_pairs(split, languages):
+            missing = np.array([s is None or t is None for s, t in zip(source, target, strict=True)])
+            empty = np.array([s == "" or t == "" for s, t in zip(source, target, strict=True)]) & ~missing
+            report.rows += len(source)
+            report.missing += int(missing.sum())
+            report.empty += int(empty.sum())
+            usable.append(~missing & ~empty)
+            digests.append(fingerprints([s or "" for s in source]))
+    except UnicodeDecodeError as error:
+        raise UserError(f"The dataset {config.dataset!r} is not UTF-8 ({error}). Save it as UTF-8.") from error
     return Corpus(split, languages, np.concatenate(usable), np.concatenate(digests), report)
 
 
@@ -219,11 +222,8 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     if "train" not in corpus:
         raise UserError(f"The dataset {config.dataset!r} has no split 'train', only: {', '.join(corpus)}.")
     own = next((name for name in VALIDATION_SPLITS if name in corpus), None)
-    try:
-        train = survey("train", corpus["train"], config)
-        validation = survey("validation", corpus[own], config) if own else None
-    except UnicodeDecodeError as error:
-        raise UserError(f"The dataset {config.dataset!r} is not UTF-8 ({error}). Save it as UTF-8.") from error
+    train = survey("train", corpus["train"], config)
+    validation = survey("validation", corpus[own], config) if own else None
     if validation is None:
         train, validation = hold_out(train, "validation", config.held_out, config.seed)
     for part in (train, validation):
@@ -241,11 +241,12 @@ def load_part(config: Config, name: str) -> Corpus:
     Raises UserError where there is none of that name or nothing usable in it.
     """
     corpus = load_corpus(config)
-    parts = {part.report.part: part for part in split_corpus(corpus, config)} if name in ("train", "validation") else {}
-    if name not in parts and name not in corpus:
+    if name in ("train", "validation"):
+        return split_corpus(corpus, config)[name == "validation"]
+    if name not in corpus:
         names = ", ".join(dict.fromkeys(["train", "validation", *corpus]))
         raise UserError(f"The dataset {config.dataset!r} has no split {name!r}; there are: {names}.")
-    part = parts.get(name) or survey(name, corpus[name], config)
+    part = survey(name, corpus[name], config)
     if part.report.kept == 0:
         raise UserError(f"Nothing of the split {name!r} is usable ({part.report}). Choose another.")
     return part

@@ -64,7 +64,7 @@ def beam_search(
         hidden, past = model.decode(words[:, :, -1].reshape(-1, 1), memory, mask, past)
         log_p = _log_probabilities(model.projection(hidden[:, -1]).view(len(sentences), k, -1), full)
         # A hypothesis can end in one way only, so that of the best 2 K at least K go on.
-        best, index = (scores[:, :, None] + log_p).flatten(1).topk(2 * k)  # (B, 2 K), falling
+        best, index = log_p.add_(scores[:, :, None]).flatten(1).topk(2 * k)  # (B, 2 K), falling
         parent, word = index // log_p.shape[2], index % log_p.shape[2]
         ends = (word == EOS) & (best != -torch.inf)
         length_penalty = penalty(words.shape[2], search.length_penalty)
@@ -73,20 +73,22 @@ def beam_search(
         scores, order = best.masked_fill(word == EOS, -torch.inf).topk(k)
         parent, word = parent.gather(1, order), word.gather(1, order)
         words = torch.cat([words.gather(1, parent[:, :, None].expand_as(words)), word[:, :, None]], dim=2)
+        rows = torch.arange(0, len(sentences) * k, k, device=source.device)[:, None] + parent  # (B, K) of the cache
         left = [i for i, s in enumerate(sentences) if not full[i] and len(found[s]) < k]
-        if k > 1 or len(left) < len(sentences):
-            rows = torch.tensor(left, dtype=torch.int64, device=source.device)
-            past = _take(past, (rows[:, None] * k + parent[rows]).flatten())
-        if len(left) < len(sentences):
-            memory, mask, words, scores = _take(memory, rows), mask[rows], words[rows], scores[rows]
+        shrinks = len(left) < len(sentences)
+        if shrinks:
+            kept = torch.tensor(left, dtype=torch.int64, device=source.device)
+            memory, mask, words, scores, rows = _take(memory, kept), mask[kept], words[kept], scores[kept], rows[kept]
             sentences = [sentences[i] for i in left]
+        if k > 1 or shrinks:
+            past = _take(past, rows.flatten())
     return [sorted(hypotheses, key=lambda h: -h.score)[: search.n_best] for hypotheses in found]
 
 
 def _log_probabilities(logits: Tensor, full: list[bool]) -> Tensor:
     """Of the words that may follow: (B, K, V), with only EOS left in sentences that are `full`."""
     log_p = logits.float().log_softmax(-1)
-    log_p[:, :, [PAD, SOS]] = -torch.inf
+    log_p[:, :, PAD] = log_p[:, :, SOS] = -torch.inf
     if any(full):
         rows = torch.tensor(full, device=logits.device)
         log_p[rows, :, :EOS] = log_p[rows, :, EOS + 1 :] = -torch.inf
@@ -94,8 +96,10 @@ def _log_probabilities(logits: Tensor, full: list[bool]) -> Tensor:
 
 
 def _ended(words: Tensor, scores: Tensor, parent: Tensor, ends: Tensor) -> list[tuple[int, Hypothesis]]:
-    """The hypotheses that `ends` (B, K) marks, each with its row; waits for the GPU."""
-    rows, columns = ends.nonzero(as_tuple=True)
+    """The hypotheses that `ends` (B, K) marks, each with its row."""
+    rows, columns = ends.nonzero(as_tuple=True)  # waits for the GPU, once a word
+    if not len(rows):
+        return []
     ids = words[rows, parent[rows, columns], 1:].tolist()
     found = zip(ids, scores[rows, columns].tolist(), strict=True)
     return [(row, Hypothesis(*one)) for row, one in zip(rows.tolist(), found, strict=True)]
@@ -105,23 +109,24 @@ def _take(cache: Cache, rows: Tensor) -> Cache:
     return [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in cache]
 
 
-def translate_ids(
-    model: Transformer, source: FlatIds, positions: int, device: torch.device, search: Search = GREEDY
-) -> list[list[Hypothesis]]:
-    """The best translations of each sentence in `source`, in its order; like lengths are searched side by side.
-
-    positions: the longest sentence that the model can write, in tokens. A translation is at most twice as long as its
-    source plus ten.
-    """
+def translate_ids(model: Transformer, source: FlatIds, search: Search = GREEDY) -> list[list[Hypothesis]]:
+    """The best translations of each sentence in `source`, in its order; like lengths are searched side by side."""
     model.eval()
     lengths = source.lengths
     output: list[list[Hypothesis]] = [[]] * len(lengths)
     for rows in like_lengths(lengths, search.beam):
-        batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(device)
-        limits = np.minimum(2 * lengths[rows] + 10, positions - 1).tolist()
+        batch = source.rows(torch.from_numpy(rows), int(lengths[rows].max())).to(model.device)
+        limits = most_words(lengths[rows], model).tolist()
         for row, hypotheses in zip(rows, beam_search(model, batch, limits, search), strict=True):
             output[row] = hypotheses
     return output
+
+
+def most_words(lengths: np.ndarray, model: Transformer) -> np.ndarray:
+    """The longest translations looked for, of sources with so many tokens: twice as long and ten words more, or what
+    the model can write.
+    """
+    return np.minimum(2 * lengths + 10, model.positions - 1)
 
 
 def like_lengths(lengths: np.ndarray, beam: int) -> Iterator[np.ndarray]:
@@ -138,7 +143,8 @@ def alignment(model: Transformer, source: Tensor, target: Tensor) -> Tensor:
     (B, H, T, S), of the decoder layer that aligns best, the last but one (Garg et al. 2019, section 4.2).
     """
     layer = max(0, len(model.decoder) - 2)
-    return model.attention_weights(source, target)[f"decoder.{layer}.cross_attention"]
+    name = f"decoder.{layer}.cross_attention"
+    return model.attention_weights(source, target, [name])[name]
 
 
 @dataclass
@@ -151,23 +157,24 @@ class Writer:
     model: Transformer
     tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
     language: str
-    device: torch.device
 
     def __call__(self, sentences: list[str], source: FlatIds, found: list[list[Hypothesis]]) -> list[list[str]]:
         """The text of each hypothesis. sentences, source: what was translated, as text and ids."""
         texts = [[to_text(self.tokenizers[1], h.ids, self.language) for h in hypotheses] for hypotheses in found]
+        if self.tokenizers[1].decoder is not None:  # subwords
+            return texts
         unknown = [(i, n) for i, hypotheses in enumerate(found) for n, h in enumerate(hypotheses) if UNK in h.ids]
-        for start in range(0, len(unknown), 64):
-            for i, n, words in self._copied(unknown[start : start + 64], sentences, source, found):
+        for rows in like_lengths(source.lengths[[i for i, _ in unknown]], beam=1) if unknown else ():
+            for i, n, words in self._copied([unknown[row] for row in rows], sentences, source, found):
                 texts[i][n] = join_words(words, self.language)
         return texts
 
     def _copied(self, some: list[tuple[int, int]], sentences, source: FlatIds, found) -> Iterator:
         """Yields (sentence, hypothesis, its words) with unknown words replaced."""
         rows = torch.tensor([i for i, _ in some])
-        read = source.rows(rows, int(source.offsets.diff()[rows].max())).to(self.device)  # (B, S)
+        read = source.rows(rows, int(source.lengths[rows].max())).to(self.model.device)  # (B, S)
         written = [torch.tensor([SOS, *found[i][n].ids]) for i, n in some]
-        target = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=PAD).to(self.device)
+        target = torch.nn.utils.rnn.pad_sequence(written, batch_first=True, padding_value=PAD).to(read.device)
         weights = alignment(self.model, read, target).mean(1)  # (B, T, S)
         marks = (read == PAD) | (read == SOS) | (read == EOS)
         looked_at = weights.masked_fill(marks[:, None], -1).argmax(-1).tolist()  # (B, T)

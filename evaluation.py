@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
 from torchmetrics.functional.text import word_error_rate
 
+import run_folder
+from config import Config
 from dataset import BilingualDataset
 from machine import wide_dtype
 from model import Transformer, loss_sums
@@ -19,17 +22,17 @@ from smart_batching_dataset import UniformBatches
 
 @torch.no_grad()
 def mean_losses(
-    model: Transformer, pairs: BilingualDataset, smoothing: float, batch_size: int, device: torch.device, autocast=None
+    model: Transformer, pairs: BilingualDataset, config: Config, autocast: AbstractContextManager
 ) -> tuple[float, float]:
     """Smoothed and plain loss over all pairs, in nats a target token. autocast: the context of the forward pass."""
     model.eval()
-    sums, tokens = torch.zeros(2, dtype=wide_dtype(device), device=device), 0
-    plan = UniformBatches(pairs, batch_size).plan(0)
+    sums, tokens = torch.zeros(2, dtype=wide_dtype(model.device), device=model.device), 0
+    plan = UniformBatches(pairs, 4 * config.batch_size).plan(0)
     for k in range(len(plan)):
-        batch = plan.batch(k, pairs).to(device)
-        with autocast or contextlib.nullcontext():
+        batch = plan.batch(k, pairs).to(model.device)
+        with autocast:
             logits = model(batch.source, batch.target, batch.positions)
-        sums += torch.stack(loss_sums(logits, batch.labels, smoothing))
+        sums += torch.stack(loss_sums(logits, batch.labels, config.label_smoothing))
         tokens += len(batch.labels)
     smoothed, nll = (sums / tokens).tolist()
     return smoothed, nll
@@ -61,8 +64,8 @@ def signatures() -> dict[str, str]:
 
 def evaluate(translator, split: str, folder: Path) -> dict:
     """Translates a whole split with a translate.Translator, scores it, and writes what came of it into `folder`:
-    <split>-<checkpoint>-beam<K>.json, and hypotheses and references as text, a line each, as the sacrebleu command
-    takes them. Returns what the JSON holds.
+    <split>-<checkpoint>-beam<K>-penalty<P>.json, and hypotheses and references as text, a line each, as the sacrebleu
+    command takes them. Returns what the JSON holds, and its files' names.
 
     The loss is over the pairs that fit into the model; longer ones are translated in parts.
     """
@@ -70,14 +73,15 @@ def evaluate(translator, split: str, folder: Path) -> dict:
     texts, pairs = translator.part(split)
     sources, references = zip(*texts, strict=True)
     translations = translator(sources)
-    smoothing, batch_size = translator.config.label_smoothing, 4 * translator.config.batch_size
-    smoothed, nll = mean_losses(translator.model, pairs, smoothing, batch_size, translator.device)
+    smoothed, nll = mean_losses(translator.model, pairs, translator.config, contextlib.nullcontext())
     result = {
         "split": split, "pairs": len(texts), "pairs_of_loss": len(pairs), "checkpoint": translator.checkpoint,
         **translator.search._asdict(), **score(translations, references), "signatures": signatures(),
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
+        "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip
-    files = folder / f"{split}-{translator.checkpoint}-beam{translator.search.beam}"
+    beam, length_penalty, _ = translator.search
+    files = folder / f"{split}-{translator.checkpoint}-beam{beam}-penalty{length_penalty:g}"
     for kind, lines in (("hypotheses", translations), ("references", references)):
         text = "".join(one_line(line) + "\n" for line in lines)
         Path(f"{files}.{kind}.txt").write_text(text, encoding="utf-8")

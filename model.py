@@ -6,6 +6,7 @@ Masks are boolean and True means "may look".
 """
 
 import math
+from collections.abc import Container
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,11 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
+def _autocasts_to_bf16_on_cpu(x: Tensor) -> bool:
+    on = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return on and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 class Embedding(nn.Module):
     """Word embeddings times sqrt(D), plus sinusoidal positions: (B, T) ids to (B, T, D)."""
 
@@ -65,10 +71,8 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
         x = self.words(ids) * self.scale + self.positions[start : start + ids.shape[1]]  # (B, T, D)
-        # On a CPU in bf16 everything between the matrix products is a matter of bytes moved: half as wide, the sums,
-        # norms and dropouts of all layers take half the time (benchmarks/README.md).
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))
+        if _autocasts_to_bf16_on_cpu(x):
+            x = x.bfloat16()  # half the bytes for the sums, norms and dropouts of all layers (benchmarks/README.md)
         return self.dropout(x)
 
 
@@ -171,7 +175,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], memory_mask: Tensor, past=None):
         """x: (B, T, D). memory: the source's keys and values. past: keys and values of earlier positions.
 
-        Where x has several rows for each sentence of the memory, as in beam search, they look at the same one.
+        Where x has several rows for each sentence of the memory, as in beam search, they stand next to each other.
         Returns the new x and the keys and values of all target positions so far.
         """
         present = past
@@ -206,7 +210,7 @@ class Transformer(nn.Module):
                  dropout: float, positions: int, pad: int, pre_norm=True, tied_embeddings=False,
                  shared_vocabulary=False):  # fmt: skip
         super().__init__()
-        self.pad = pad
+        self.pad, self.positions = pad, positions
         self.source_embedding = Embedding(source_words, d_model, positions, dropout)
         self.target_embedding = Embedding(target_words, d_model, positions, dropout)
         layer = (d_model, heads, d_ff, dropout, pre_norm)
@@ -236,6 +240,10 @@ class Transformer(nn.Module):
         # with AdamW end at 2.41 instead of 2.66 in one seed; Lion gained nothing (benchmarks/README.md).
         for embedding in (self.source_embedding, self.target_embedding):
             nn.init.normal_(embedding.words.weight, std=1 / embedding.scale)
+
+    @property
+    def device(self) -> torch.device:
+        return self.projection.weight.device
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) ids to the encoder's output (B, S, D) and its mask (B, 1, 1, S)."""
@@ -282,9 +290,13 @@ class Transformer(nn.Module):
         return self.logits(self.states(source, target), positions)
 
     @torch.no_grad()
-    def attention_weights(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Which position looks where, for pictures: module name to weights (B, H, from, to)."""
-        attentions = {name: m for name, m in self.named_modules() if isinstance(m, MultiHeadAttention)}
+    def attention_weights(self, source: Tensor, target: Tensor, names: Container[str] = ()) -> dict[str, Tensor]:
+        """Which position looks where: module name to weights (B, H, from, to), of the attentions named or of all."""
+        attentions = {
+            name: module
+            for name, module in self.named_modules()
+            if isinstance(module, MultiHeadAttention) and (not names or name in names)
+        }
         for module in attentions.values():
             module.keep_weights = True
         self.states(source, target)

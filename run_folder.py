@@ -21,17 +21,7 @@ from config import Config, UserError
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 2"
-PACKAGES = (
-    "torch",
-    "datasets",
-    "tokenizers",
-    "lion-pytorch",
-    "torchmetrics",
-    "sacrebleu",
-    "rapidfuzz",
-    "numpy",
-    "tqdm",
-)
+PACKAGES = ["torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy"]
 
 
 def refuse_existing(run: Path) -> None:
@@ -256,9 +246,8 @@ class Record:
 
     def _scalars(self, group: str, row: dict) -> None:
         if self._board is None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,
-            )  # takes a second to import, which translating need not pay
+            # It takes a second to import, which translating need not pay.
+            from torch.utils.tensorboard import SummaryWriter
 
             # purge_step hides what an interrupted run wrote after the checkpoint it goes on from.
             self._board = SummaryWriter(self.run, purge_step=row["update"])

@@ -42,9 +42,8 @@ def compile_states(config: Config, model: Transformer, device: torch.device):
 
     Projection and loss stay as they are: they take the real positions, of which each batch has another number.
     """
-    shapes = 4 * max(
-        config.shapes, SHAPES_TO_COMPILE
-    )  # several trainers may share a process; past the limit all is eager
+    # Several trainers may share a process; past the limit all is eager.
+    shapes = 4 * max(config.shapes, SHAPES_TO_COMPILE)
     for limit in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
     # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
@@ -108,7 +107,7 @@ class Trainer:
         # Losses are added up on the device: reading one makes the CPU wait for the GPU.
         self.loss_sums = torch.zeros(2, dtype=wide_dtype(device), device=device)  # smoothed, plain
         self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
-        self.mean: dict[str, torch.Tensor] = {}  # of the weights at the end of the last config.average epochs
+        self.mean_weights: dict[str, torch.Tensor] = {}  # over the ends of the last config.average epochs
         self.floor = label_smoothing_floor(data.vocabulary_sizes[1], config.label_smoothing)
         self.record = run_folder.Record(run)
         self.stop_signal: int | None = None
@@ -130,7 +129,7 @@ class Trainer:
             "position": [self.epoch, self.batch, self.update],
             "sums": dict(vars(self.sums)),
             "loss_sums": self.loss_sums,
-            "mean": self.mean,
+            "mean_weights": self.mean_weights,
             "record": {"epochs": self.record.epochs, "steps": self.record.steps},
             "random": torch.get_rng_state(),
             "random_device": None if self.accelerator is None else self.accelerator.get_rng_state(),
@@ -151,7 +150,7 @@ class Trainer:
         self.epoch, self.batch, self.update = state["position"]
         self.sums = Sums(**state["sums"])
         self.loss_sums.copy_(state["loss_sums"])
-        self.mean = {name: weight.to(self.device) for name, weight in state["mean"].items()}
+        self.mean_weights = {name: weight.to(self.device) for name, weight in state["mean_weights"].items()}
         self.record.restore(**state["record"])
         torch.set_rng_state(state["random"])
         if self.accelerator is not None and state["device"] == self.device.type:
@@ -290,7 +289,7 @@ class Trainer:
         self.loss_sums.zero_()
         if self.epoch > self.config.epochs - self.config.average:
             for name, weight in self.model.state_dict().items():
-                self.mean[name] = self.mean.get(name, 0) + weight / self.config.average
+                self.mean_weights[name] = self.mean_weights.get(name, 0) + weight / self.config.average
         self.save(best)
         return row
 
@@ -299,7 +298,7 @@ class Trainer:
         where its held-out loss is the lowest.
         """
         last = {name: weight.clone() for name, weight in self.model.state_dict().items()}
-        self.model.load_state_dict(self.mean)
+        self.model.load_state_dict(self.mean_weights)
         row = self.validate()
         run_folder.save_checkpoint(self.run / "average.pt", self.state())
         self.model.load_state_dict(last)
@@ -309,9 +308,7 @@ class Trainer:
 
     def held_out_loss(self) -> tuple[float, float]:
         """Smoothed and plain loss a token over the whole held-out part."""
-        config = self.config
-        pairs, batch_size = self.data.validation, 4 * config.batch_size
-        return mean_losses(self.model, pairs, config.label_smoothing, batch_size, self.device, self.autocast())
+        return mean_losses(self.model, self.data.validation, self.config, self.autocast())
 
     def validate(self) -> dict:
         """Losses, scores of the translations, and a few of these, over the whole held-out part."""
@@ -320,8 +317,8 @@ class Trainer:
         held = self.data.validation
         sources, references = zip(*held.texts, strict=True)
         with self.autocast():
-            found = translate_ids(self.model, held.source, self.config.seq_len, self.device)
-            writer = Writer(self.model, self.data.tokenizers, self.config.target_language, self.device)
+            found = translate_ids(self.model, held.source)
+            writer = Writer(self.model, self.data.tokenizers, self.config.target_language)
             translations = [texts[0] for texts in writer(sources, held.source, found)]
         scores = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
         scores.update(score(translations, references), valid_seconds=time.perf_counter() - start)

@@ -27,21 +27,20 @@ from pictures import draw_attention
 from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
 LINES_AT_ONCE = 2048  # read before the first of them is translated, so that like lengths can be put together
-HISTORY = Path.home() / ".translation_transformer_history"
+HISTORY = "~/.translation_transformer_history"
 
 
 class Translator:
     """A trained model with its tokenizers, from a run folder's checkpoint. Raises UserError where there is none."""
 
-    def __init__(self, run: str, checkpoint: str = "best", device: str = "auto", threads: int = 0, search=GREEDY):
+    def __init__(self, run: Path, checkpoint="best", device="auto", threads=0, search: Search = GREEDY):
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
         self.config, self.tokenizers = state["config"], state["tokenizers"]
         self.checkpoint, self.search = checkpoint, search
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
-        self.device = prepare_machine(device, threads)
-        self.model = build_model(self.config, *sizes, pad=PAD).to(self.device).eval()
+        self.model = build_model(self.config, *sizes, pad=PAD).to(prepare_machine(device, threads)).eval()
         run_folder.load_weights(self.model, state["model"], run)
-        self.writer = Writer(self.model, self.tokenizers, self.config.target_language, self.device)
+        self.writer = Writer(self.model, self.tokenizers, self.config.target_language)
 
     def __call__(self, sentences: list[str]) -> list[str]:
         """The best translation of each sentence; that of an empty one is empty."""
@@ -63,7 +62,7 @@ class Translator:
         if parts:
             owners, texts, rows = zip(*parts, strict=True)
             source = FlatIds.from_rows(rows)
-            found = translate_ids(self.model, source, self.config.seq_len, self.device, self.search)
+            found = translate_ids(self.model, source, self.search)
             for i, written, hypotheses in zip(owners, self.writer(texts, source, found), found, strict=True):
                 output[i].append([(text, h.score) for text, h in zip(written, hypotheses, strict=True)])
         return [_joined(of_parts) for of_parts in output]
@@ -90,9 +89,9 @@ class Translator:
         if not 0 < len(encoding.ids) <= most:
             raise UserError(f"The sentence has {len(encoding.ids):,} tokens, but only 1 to {most} can be drawn.")
         source = FlatIds.from_rows([encoding.ids])
-        (best,), *_ = translate_ids(self.model, source, self.config.seq_len, self.device, self.search)
+        best = translate_ids(self.model, source, self.search)[0][0]
         read, written = [SOS, *encoding.ids, EOS], [SOS, *best.ids, EOS]
-        ids = (torch.tensor([row], device=self.device) for row in (read, written[:-1]))
+        ids = (torch.tensor([row], device=self.model.device) for row in (read, written[:-1]))
         words = [
             [MARKS[i] if i in (SOS, EOS) else to_text(tokenizer, [i], "") for i in row]
             for tokenizer, row in zip(self.tokenizers, (read, written[1:]), strict=True)
@@ -114,14 +113,15 @@ def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, lis
     or else between words, or else anywhere.
     """
     begins = [begin for begin, _ in encoding.offsets]
-    new_word = [begin > 0 and sentence[begin - 1].isspace() for begin in begins]
+    new_word = [b > 0 and (sentence[b - 1].isspace() or sentence[b].isspace()) for b in begins]  # some begin with it
     start = 0
     while start < len(begins):
         end = min(start + most, len(begins))
         if end < len(begins):
             breaks = [t for t in range(start + 1, end + 1) if new_word[t]]
-            sentence_ends = [t for t in breaks if 2 * (t - start) >= most and sentence[begins[t] - 2] in ".!?"]
-            end = max(sentence_ends or breaks, default=end)
+            late = [t for t in breaks if 2 * (t - start) >= most]
+            ends = [t for t in late if sentence[: begins[t]][-2:].rstrip().endswith((".", "!", "?"))]
+            end = max(ends or breaks, default=end)
         text = sentence[begins[start] : begins[end] if end < len(begins) else len(sentence)]
         yield text, encoding.ids[start:end]
         start = end
@@ -148,25 +148,31 @@ def _refuse_other_bytes(text: str) -> str:
 
 def lines_at_hand(stream) -> Iterator[list[str]]:
     """Yields the lines of a stream, as many together as can be had without waiting, at most LINES_AT_ONCE: a large
-    file comes in large lots, and a program that waits for each answer gets it.
+    file comes in large lots, and a program that waits for each answer gets it. Raises UserError where reading fails.
     """
     lines: queue.Queue = queue.Queue(LINES_AT_ONCE)
 
     def read():
-        for line in stream:
-            lines.put(line)
-        lines.put(None)
+        end = None
+        try:
+            for line in stream:
+                lines.put(line)
+        except OSError as error:
+            end = error
+        lines.put(end)
 
     threading.Thread(target=read, daemon=True).start()
-    while (line := lines.get()) is not None:
-        lot = [line]
-        while len(lot) < LINES_AT_ONCE and not lines.empty():
-            line = lines.get()
-            if line is None:
-                yield lot
-                return
-            lot.append(line)
+    lot, line = [], lines.get()
+    while isinstance(line, str):
+        lot.append(line)
+        if lines.empty() or len(lot) == LINES_AT_ONCE:
+            yield lot
+            lot = []
+        line = lines.get()
+    if lot:
         yield lot
+    if line is not None:
+        raise UserError(f"The input cannot be read any further: {line}.")
 
 
 def stream(translator: Translator) -> None:
@@ -179,11 +185,15 @@ def stream(translator: Translator) -> None:
 
 def converse(translator: Translator) -> None:
     """Translates what is typed, with the lines of earlier conversations within reach of the arrow keys."""
-    with contextlib.suppress(ImportError):  # Windows has none; input() works without
+    try:
         import readline
-
+    except ImportError:  # as on Windows; input() works without
+        readline = None
+    history = os.path.expanduser(HISTORY)
+    if readline:
+        readline.set_history_length(1000)
         with contextlib.suppress(OSError):
-            readline.read_history_file(HISTORY)
+            readline.read_history_file(history)
     languages = f"{translator.config.source_language} → {translator.config.target_language}"
     print(f"{languages}; an empty line or Ctrl-D ends.")
     try:
@@ -192,8 +202,9 @@ def converse(translator: Translator) -> None:
     except EOFError:
         print()
     finally:
-        with contextlib.suppress(ImportError, OSError):
-            readline.write_history_file(HISTORY)
+        if readline:
+            with contextlib.suppress(OSError):
+                readline.write_history_file(history)
 
 
 def show(translator: Translator, sentences: list[str]) -> None:

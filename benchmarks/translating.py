@@ -6,8 +6,8 @@ All translate the same sentences of the split, in one process, in turns; a round
 one* is greedy decoding as tutorials write it: a sentence at a time, the whole prefix computed anew for each word; it
 takes only some of the sentences a round. MarianMTModel has the run's dimensions and vocabulary and random weights,
 since it cannot hold ours, so that it would never end where it should: it is made to write as many words in each batch
-as this package did, searching the same batches of like lengths, or batches of the same number of sentences in the
-order of the split. Marian reads ids made beforehand and gives back ids; so does every other row.
+as the longest hypothesis has that this package found there. It searches the same batches of like lengths, or batches
+of the same number of sentences in the order of the split. All read ids made beforehand and give back ids.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from peers import HUGGING_FACE, marian
 from report import shown, spread, table, write
 
 from dataset import FlatIds
-from decoding import Search, like_lengths, translate_ids
+from decoding import Search, like_lengths, most_words, translate_ids
 from machine import wait_for
 from tokenizer import EOS, PAD, SOS
 from translate import Translator
@@ -38,9 +38,9 @@ def one_by_one(translator: Translator, source: FlatIds, rows: np.ndarray) -> lis
     """Greedy decoding without a cache, a sentence at a time."""
     output, model = [], translator.model
     for row in rows:
-        read = torch.from_numpy(source[row])[None].long().to(translator.device)
-        written = torch.tensor([[SOS]], device=translator.device)
-        for _ in range(min(2 * read.shape[1] + 10, translator.config.seq_len - 1)):
+        read = torch.from_numpy(source[row])[None].long().to(model.device)
+        written = torch.tensor([[SOS]], device=model.device)
+        for _ in range(int(most_words(source.lengths[row], model))):
             logits = model(read, written)[0, -1]
             logits[PAD] = logits[SOS] = -torch.inf
             word = logits.argmax()
@@ -64,10 +64,10 @@ def generate(model, source: FlatIds, batches, words: list[int], beam: int, devic
 
 def contestants(translator: Translator, source: FlatIds, beam: int) -> dict[str, tuple[Callable, int]]:
     """What is compared: a name, what translates once, and how many sentences that are."""
-    count, device, limit = len(source.lengths), translator.device, translator.config.seq_len
+    count, device = len(source.lengths), translator.model.device
 
     def ours(search: Search):
-        return translate_ids(translator.model, source, limit, device, search)
+        return translate_ids(translator.model, source, search)
 
     some = np.random.default_rng(0).permutation(count)[:NAIVE]
     found = {
@@ -86,7 +86,7 @@ def contestants(translator: Translator, source: FlatIds, beam: int) -> dict[str,
     print(f"parameters: {sum(p.numel() for p in translator.model.parameters()):,} of this package, "
           f"{sum(p.numel() for p in model.parameters()):,} of Marian")  # fmt: skip
     for k in (1, beam):
-        lengths = np.array([len(h[0].ids) + 1 for h in ours(Search(k))])
+        lengths = np.array([max(len(h.ids) for h in found) + 1 for found in ours(Search(k, n_best=k))])
         like = list(like_lengths(source.lengths, k))
         size = round(count / len(like))
         plain = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
@@ -125,7 +125,7 @@ def main() -> None:
     translator = Translator(args.run, device=args.device, threads=args.threads)
     _, pairs = translator.part(args.split)
     found = contestants(translator, pairs.source, args.beam)
-    speeds = measure(found, args.rounds, translator.device)
+    speeds = measure(found, args.rounds, translator.model.device)
     lines, results = [], {}
     for name, own in speeds.items():
         ours = speeds[f"this package, beam {args.beam}" if "beam" in name else BATCHED]

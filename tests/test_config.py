@@ -238,6 +238,7 @@ REFUSED = [
     ({"d_model": 15, "heads": 3}, "15", "even"),
     ({"d_model": 100, "heads": 8}, "100", "--heads 10"),
     ({"d_model": 100, "heads": 3}, "3 heads", "--heads 2"),
+    ({"average": 19}, "19", "18 epochs"),
     ({"dataset": ""}, "''", "--preset demo"),
     ({"seed": 2**64}, str(2**64), "at most"),
     *[({"name": name}, repr(name), "letters, digits") for name in ("a/b", "../x", "..", ".x", "-x", "a b", "a\n", "~")],

@@ -12,7 +12,6 @@ from model import Transformer
 from tokenizer import EOS, PAD, SOS, UNK, train_bpe_tokenizer, train_word_tokenizer
 
 WORDS = 12
-CPU = torch.device("cpu")
 
 
 def model_of(seed: int = 0, sharpness: float = 1.0, eos: float = 1.0, **changes) -> Transformer:
@@ -61,7 +60,7 @@ SEARCHES = [Search(), Search(2, 0.0, 2), Search(3, 1.0, 3), Search(5, 0.6, 5), S
 @pytest.mark.parametrize(("seed", "sharpness", "eos"), [(0, 0.5, 1), (1, 1, 1), (1, 2, 1), (3, 1, 0)])
 def test_search_finds_what_the_naive_one_finds(search, seed, sharpness, eos):
     model, sources = model_of(seed, sharpness, eos), sentences(20, seed)
-    found = translate_ids(model, FlatIds.from_rows(sources), 24, CPU, search)
+    found = translate_ids(model, FlatIds.from_rows(sources), search)
     for words, hypotheses in zip(sources, found, strict=True):
         # A source of n words has n + 2 tokens, and a translation up to twice as many and ten, if the model can.
         expected = naive(model, words, min(2 * (len(words) + 2) + 10, 23), search)
@@ -72,7 +71,7 @@ def test_search_finds_what_the_naive_one_finds(search, seed, sharpness, eos):
 def test_these_searches_meet_what_they_are_to_meet():
     """Sentences that end early and at the limit, and beams whose answers differ from greedy ones."""
     source = FlatIds.from_rows(sentences(20, 1))
-    greedy, wide = (translate_ids(model_of(1), source, 24, CPU, search) for search in (Search(), Search(5)))
+    greedy, wide = (translate_ids(model_of(1), source, search) for search in (Search(), Search(5)))
     lengths = [len(h[0].ids) for h in greedy]
     assert min(lengths) < 5
     assert any(n == min(2 * w + 10, 23) for n, w in zip(lengths, source.lengths, strict=True))
@@ -82,9 +81,9 @@ def test_these_searches_meet_what_they_are_to_meet():
 @pytest.mark.parametrize("search", [Search(), Search(4, 1.0, 4)], ids=str)
 def test_company_changes_no_translation(search):
     model, sources = model_of(0), sentences(30, 2)
-    together = translate_ids(model, FlatIds.from_rows(sources), 24, CPU, search)
+    together = translate_ids(model, FlatIds.from_rows(sources), search)
     for words, hypotheses in zip(sources, together, strict=True):
-        (alone,) = translate_ids(model, FlatIds.from_rows([words]), 24, CPU, search)
+        (alone,) = translate_ids(model, FlatIds.from_rows([words]), search)
         assert [h.ids for h in alone] == [h.ids for h in hypotheses]
 
 
@@ -92,7 +91,7 @@ def test_company_changes_no_translation(search):
 def test_translations_come_in_the_order_of_the_input(budget, monkeypatch):
     monkeypatch.setattr("decoding.TOKENS_A_BATCH", budget)
     model, sources = model_of(1), sentences(17, 3)
-    found = translate_ids(model, FlatIds.from_rows(sources), 24, CPU)
+    found = translate_ids(model, FlatIds.from_rows(sources))
     alone = [beam_search(model, torch.tensor([[SOS, *s, EOS]]), [min(2 * len(s) + 14, 23)])[0] for s in sources]
     assert [h[0].ids for h in found] == [h[0].ids for h in alone]
 
@@ -107,7 +106,7 @@ def test_no_translation_is_longer_than_its_limit(beam):
 
 def test_a_score_is_the_log_probability_that_the_model_gives():
     model, words = model_of(0), [5, 6, 7]
-    (hypotheses,) = translate_ids(model, FlatIds.from_rows([words]), 24, CPU, Search(4, 0.7, 4))
+    (hypotheses,) = translate_ids(model, FlatIds.from_rows([words]), Search(4, 0.7, 4))
     for ids, score in hypotheses:
         target = torch.tensor([[SOS, *ids, EOS]])
         log_p = model(torch.tensor([[SOS, *words, EOS]]), target[:, :-1]).log_softmax(-1)
@@ -118,8 +117,7 @@ def test_a_score_is_the_log_probability_that_the_model_gives():
 def test_a_wider_beam_finds_likelier_translations():
     source = FlatIds.from_rows(sentences(40, 6))
     means = [
-        np.mean([h[0].score for h in translate_ids(model_of(0), source, 24, CPU, Search(beam, 0.0))])
-        for beam in (1, 4, 12)
+        np.mean([h[0].score for h in translate_ids(model_of(0), source, Search(beam, 0.0))]) for beam in (1, 4, 12)
     ]
     assert means[0] < means[1] <= means[2]
 
@@ -135,7 +133,7 @@ def test_every_sentence_that_has_ended_leaves_the_batch(monkeypatch):
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda target, *rest: rows.append(len(target)) or decode(target, *rest))
     source = FlatIds.from_rows(sentences(20, 1))
-    found = translate_ids(model, source, 24, CPU, Search(1))
+    found = translate_ids(model, source, Search(1))
     assert sum(rows) == sum(len(h[0].ids) + 1 for h in found)  # a row for each word and each EOS, and no more
 
 
@@ -150,7 +148,7 @@ def word_writer(model_words=12, **options) -> Writer:
     torch.manual_seed(0)
     sizes = [t.get_vocab_size() for t in tokenizers]
     model = Transformer(*sizes, d_model=16, layers=3, heads=2, d_ff=16, dropout=0.0, positions=20, pad=PAD).eval()
-    return Writer(model, tokenizers, "it", CPU)
+    return Writer(model, tokenizers, "it")
 
 
 def test_an_unknown_word_is_copied_from_where_the_model_looked(monkeypatch):
@@ -161,7 +159,7 @@ def test_an_unknown_word_is_copied_from_where_the_model_looked(monkeypatch):
     found = [[Hypothesis([il, vede, UNK], 0.0)], [Hypothesis([UNK, vede], 0.0), Hypothesis([UNK], 0.0)],
              [Hypothesis([il], 0.0)]]  # fmt: skip
 
-    def looks(read, written):  # at the unknown word of the source, and most of all at marks, which are no words
+    def looks(read, written, names):  # at the unknown word of the source, and most of all at marks, which are no words
         weights = torch.zeros(len(read), 2, written.shape[1], read.shape[1])
         weights[(read == UNK)[:, None, None].expand_as(weights)] = 0.4
         weights[((read == SOS) | (read == EOS) | (read == PAD))[:, None, None].expand_as(weights)] = 0.6
@@ -183,8 +181,15 @@ def test_every_unknown_word_becomes_a_word_of_the_source():
         assert set(text.replace("-", " - ").split()) <= set(words)
 
 
+def test_a_subword_model_that_writes_the_mark_of_unknown_words_gives_text_all_the_same():
+    tokenizer = train_bpe_tokenizer(iter([["il gatto vede"] * 5]), 320, 1)
+    ids = [*tokenizer.encode("il gatto").ids, UNK, *tokenizer.encode(" vede").ids]
+    writer = Writer(model_of(), (tokenizer, tokenizer), "it")
+    assert writer(["the cat sees"], FlatIds.from_rows([[5]]), [[Hypothesis(ids, 0.0)]]) == [["il gatto[UNK] vede"]]
+
+
 def test_subwords_are_written_as_they_are():
     tokenizer = train_bpe_tokenizer(iter([[side for pair in PAIRS for side in pair]]), 320, 1)
     ids = tokenizer.encode(PAIRS[0][1]).ids
-    writer = Writer(model_of(), (tokenizer, tokenizer), "it", CPU)
+    writer = Writer(model_of(), (tokenizer, tokenizer), "it")
     assert writer([PAIRS[0][0]], FlatIds.from_rows([[5]]), [[Hypothesis(ids, -math.pi)]]) == [[PAIRS[0][1]]]

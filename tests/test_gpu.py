@@ -110,5 +110,5 @@ def test_translations_made_on_the_card_are_those_of_the_cpu(tiny, search):
     source, found = trainer.data.validation.source, []
     for device in (CPU, CUDA):
         model = trainer.model.double().to(device)
-        found.append(translate_ids(model, source, tiny.seq_len, device, search))
+        found.append(translate_ids(model, source, search))
     assert [[h.ids for h in best] for best in found[0]] == [[h.ids for h in best] for best in found[1]]

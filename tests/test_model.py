@@ -314,3 +314,18 @@ def test_no_distribution_gets_below_the_label_smoothing_floor(words, smoothing):
     surer = target.clone()
     surer[3] *= 1.5
     assert loss_sums(surer.clamp(min=1e-30).log()[None], torch.tensor([3]), smoothing)[0].item() >= floor - 1e-6
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_in_bf16_on_a_cpu_the_sums_between_the_layers_are_as_wide_as_the_products(norm):
+    torch.manual_seed(0)
+    model = Transformer(50, 60, d_model=32, layers=2, heads=4, d_ff=64, dropout=0.0, positions=20, pad=0, pre_norm=norm)
+    source, target = torch.randint(1, 50, (4, 9)), torch.randint(1, 60, (4, 8))
+    wide = model.states(source, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.source_embedding(source).dtype == torch.bfloat16
+        narrow = model.states(source, target)
+    assert narrow.dtype == torch.bfloat16
+    assert (wide - narrow).norm() < 0.03 * wide.norm()
+    with torch.autocast("cpu", torch.float16):  # whose sums could overflow
+        assert model.source_embedding(source).dtype == torch.float32

@@ -319,7 +319,7 @@ def test_the_average_becomes_the_best_checkpoint_where_its_loss_is_the_lowest(ti
 def test_without_it_there_is_no_average(tiny):
     trainer = run_all(tiny)
     assert not list(trainer.run.glob("average*"))
-    assert not torch.load(trainer.run / "last.pt", weights_only=True)["mean"]
+    assert not torch.load(trainer.run / "last.pt", weights_only=True)["mean_weights"]
 
 
 def stop_after(monkeypatch, updates: int) -> None:
@@ -477,6 +477,10 @@ def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
     assert "Tried to allocate 2.00 GiB" in error
     assert "half the --batch-size" in error
     assert not (Path(tiny.runs_dir) / "run").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(Trainer, "step", full)
+    assert train.main(command(tiny)) == 2
+    assert "half the --batch-size" in capsys.readouterr().err
 
 
 def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):

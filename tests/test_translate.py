@@ -90,7 +90,7 @@ def test_a_long_line_is_translated_in_parts_with_one_warning(run, search, capsys
 
 
 WORD = train_word_tokenizer(iter([["a b c d e f g . , !"]]), 100, 1)
-BPE = train_bpe_tokenizer(iter([["the cat sees the dog"] * 9]), 300, 1)
+BPE = train_bpe_tokenizer(iter([["the cat sees the dog"] * 9]), 300, 1)  # of any other word, most letters are tokens
 LONG = [
     "a b c. d e f. g a b c d e f g",
     "abcdefg" * 30,
@@ -120,7 +120,8 @@ def test_a_sentence_is_cut_where_another_begins_or_else_between_words():
 
     assert parts("a b c d. e f g. a b", 8) == ["a b c d.", "e f g. a b"]
     assert parts("a. b c d e f g", 6) == ["a. b c d e", "f g"]  # the full stop is too near the beginning
-    assert parts("the cat sees the dog", 3, BPE) == ["the cat sees", "the dog"]
+    assert parts("the cat quux sees the dog", 4, BPE) == ["the cat", "quux", "sees the dog"]
+    assert parts("the cat sees. the dog sees the cat", 6, BPE) == ["the cat sees.", "the dog sees the cat"]
 
 
 # --- Lines --------------------------------------------------------------------------------------------------
@@ -191,9 +192,29 @@ def test_bytes_that_are_no_text_end_in_one_sentence(run):
     assert "Traceback" not in process.stderr.decode()
 
 
+def test_a_conversation_needs_no_readline(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "readline", None)  # as on Windows
+    answers = iter(["one", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    assert translate.main([str(run)]) == 0
+    assert capsys.readouterr().out.endswith("uno\n")
+
+
+def test_reading_that_fails_ends_what_waits_for_it():
+    def broken():
+        yield "one\n"
+        raise OSError(5, "Input/output error")
+
+    lots = translate.lines_at_hand(broken())
+    assert next(lots) == ["one\n"]
+    with pytest.raises(UserError, match="Input/output error"):
+        next(lots)
+
+
 def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypatch, capsys, tmp_path):
     readline = pytest.importorskip("readline")
-    monkeypatch.setattr(translate, "HISTORY", tmp_path / "history")
+    monkeypatch.setattr(translate, "HISTORY", str(tmp_path / "history"))
     for typed in (["one two", "three", ""], ["four"]):
         answers = iter(typed)
 
@@ -228,6 +249,7 @@ def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypat
         (["--attention", "a.png", " "], "0 tokens"),
         (["--attention", "nowhere/a.png", "one"], "cannot be written"),
         (["--attention", "a.docx", "one"], "cannot be written"),
+        (["--attention", "a.png", "one " * 20], "20 tokens"),
     ],
 )
 def test_what_cannot_work_ends_in_one_sentence(flags, part, run, capsys, monkeypatch, tmp_path):
@@ -247,8 +269,9 @@ def test_attention_is_drawn_for_the_words_of_both_sides(run, tmp_path, capsys):
     assert written == ["uno", "due", "tre", "[EOS]"]
     assert weights.shape == (2, 4, 5)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
-    assert translate.main([str(run), "one two three", "--attention", str(tmp_path / "heads.png")]) == 0
-    assert capsys.readouterr().out.startswith("uno due tre\n")
+    flags = ["--beam", "4", "--n-best", "2", "--attention", str(tmp_path / "heads.png")]
+    assert translate.main([str(run), *flags, "one two three"]) == 0
+    assert "\tuno due tre\n" in capsys.readouterr().out
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -259,7 +282,7 @@ def test_attention_is_drawn_for_the_words_of_both_sides(run, tmp_path, capsys):
 def test_an_evaluation_has_the_scores_of_the_sacrebleu_command(run, beam):
     process = command(run, "--evaluate", "validation", "--beam", beam, cwd=MAIN)
     assert process.returncode == 0, process.stderr
-    files = run / f"validation-best-beam{beam}"
+    files = run / f"validation-best-beam{beam}-penalty1"
     result = json.loads(Path(f"{files}.json").read_text())
     words = f"-m sacrebleu {files}.references.txt -i {files}.hypotheses.txt -m bleu chrf -w 2".split()
     theirs = json.loads(subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout)
@@ -290,7 +313,7 @@ def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp
     assert len(fitting) < len(texts)
     result = evaluation.evaluate(translator, "train", tmp_path)
     assert (result["pairs"], result["pairs_of_loss"]) == (len(texts), len(fitting))
-    assert (tmp_path / "train-best-beam1.hypotheses.txt").read_text().count("\n") == len(texts)
+    assert (tmp_path / "train-best-beam1-penalty1.hypotheses.txt").read_text().count("\n") == len(texts)
 
 
 def test_error_rates_are_those_of_torchmetrics():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = "data/sample" if Path.cwd() == HERE else str(HERE / "data" / "sample")  # a record wants no machine's path
+MOST_THREADS = 1024  # with many more the threading library ends the process
 
 
 class UserError(Exception):
@@ -136,6 +137,8 @@ def check(config: Config) -> None:
     """
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
+        if not isinstance(value, (int, float) if f.type is float else f.type):
+            raise UserError(f"{f.name} is {value!r}, but must be of type {f.type.__name__}.")
         if f.metadata["choices"] and value not in f.metadata["choices"]:
             raise UserError(f"{f.name} is {value!r}, but must be one of: {', '.join(f.metadata['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
@@ -155,6 +158,7 @@ def _check_numbers(config: Config) -> None:
     for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
     _require(config, "seed", config.seed < 2**63, "at most 9223372036854775807")
+    _require(config, "threads", config.threads <= MOST_THREADS, f"at most {MOST_THREADS}")
     _require(config, "max_lr", config.max_lr > 0, "above 0")
     _require(config, "seq_len", config.seq_len >= 3, "at least 3: a start mark, one word and an end mark")
 
@@ -201,7 +205,7 @@ def _check_combinations(config: Config) -> None:
         )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """An ArgumentParser that says which flag a mistyped one was probably meant to be."""
 
     def error(self, message):
@@ -209,13 +213,13 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             near = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
             message = f"there is no setting {unknown[1]}" + (f"; did you mean {near[0]}?" if near else ".")
-            message += " `python train.py --help` lists them all."
+            message += f" `{self.prog} --help` lists them all."
         self.exit(2, f"error: {message}\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of train.py: one flag a field of Config, besides --preset and --resume."""
-    p = _Parser(
+    p = Parser(
         prog="python train.py",
         usage="python train.py [--preset NAME] [--setting VALUE ...]   or   python train.py --resume RUN",
         description="Train an encoder-decoder Transformer from scratch to translate.",

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from torchmetrics.functional.text import word_error_rate
 
 import run_folder
-from config import Config
+from config import Config, UserError
 from dataset import BilingualDataset
 from machine import wide_dtype
 from model import Transformer, loss_sums
@@ -65,10 +66,12 @@ def signatures() -> dict[str, str]:
 def evaluate(translator, split: str, folder: Path) -> dict:
     """Translates a whole split with a translate.Translator, scores it, and writes what came of it into `folder`:
     <split>-<checkpoint>-beam<K>-penalty<P>.json, and hypotheses and references as text, a line each, as the sacrebleu
-    command takes them. Returns what the JSON holds, and its files' names.
+    command takes them. Returns what the JSON holds, and its files' names. Raises UserError where it cannot.
 
     The loss is over the pairs that fit into the model; longer ones are translated in parts.
     """
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"The folder {folder} cannot be written to, so the evaluation would be lost.")
     start = time.perf_counter()
     texts, pairs = translator.part(split)
     sources, references = zip(*texts, strict=True)

@@ -64,7 +64,7 @@ def draw_attention(read: list[str], written: list[str], weights: Tensor, path: P
     figure.suptitle("columns: what was read; rows: what was written while looking there", fontsize=9)
     try:
         figure.savefig(path, dpi=90)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"The picture {path} cannot be written: {error}.") from error
     finally:
         plt.close(figure)

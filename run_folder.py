@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import Config, UserError
+from config import Config, UserError, check
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 2"
@@ -128,8 +128,10 @@ def load_checkpoint(path: Path) -> dict:
             "that its run's config.json names, or train anew."
         )
     try:
+        config = Config(**state["config"])
+        check(config)
         parsed = {
-            "config": Config(**state["config"]),
+            "config": config,
             "tokenizers": tuple(load_tokenizer(text) for text in state["tokenizers"]),
             "model": state["model"],  # the weights are to be there
         }
@@ -142,14 +144,16 @@ def load_checkpoint(path: Path) -> dict:
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:
-    """Loads a state dict into a model. Raises UserError where the two do not fit together."""
+    """Loads a state dict into a model. Raises UserError where the two do not fit together or a weight is no number."""
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
             f"The weights of {source} do not fit the model its settings describe "
-            f"({str(error).splitlines()[1].strip()}). The file was put together from two runs; take the original."
+            f"({str(error).splitlines()[-1].strip()}). The file was put together from two runs; take the original."
         ) from error
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise UserError(f"Weights of {source} are not finite. Take the run's other checkpoint, or train anew.")
 
 
 # --- The record ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import queue
 import sys
@@ -16,9 +17,9 @@ import torch
 from tokenizers import Encoding
 
 import run_folder
-from config import UserError
+from config import MOST_THREADS, Parser, UserError
 from corpus import load_part
-from dataset import BilingualDataset, FlatIds, encode_corpus
+from dataset import BilingualDataset, FlatIds, encode_corpus, prepare
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
 from machine import prepare_machine
@@ -27,6 +28,8 @@ from pictures import draw_attention
 from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
 LINES_AT_ONCE = 2048  # read before the first of them is translated, so that like lengths can be put together
+WIDEST = 100  # beam; memory grows with it, and translations get worse long before
+MOST_DRAWN = 100  # tokens of a sentence whose attention is drawn
 HISTORY = "~/.translation_transformer_history"
 
 
@@ -36,7 +39,7 @@ class Translator:
     def __init__(self, run: Path, checkpoint="best", device="auto", threads=0, search: Search = GREEDY):
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
         self.config, self.tokenizers = state["config"], state["tokenizers"]
-        self.checkpoint, self.search = checkpoint, search
+        self.checkpoint, self.search, self.corpus = checkpoint, search, state["corpus"]
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
         self.model = build_model(self.config, *sizes, pad=PAD).to(prepare_machine(device, threads)).eval()
         run_folder.load_weights(self.model, state["model"], run)
@@ -65,7 +68,7 @@ class Translator:
             found = translate_ids(self.model, source, self.search)
             for i, written, hypotheses in zip(owners, self.writer(texts, source, found), found, strict=True):
                 output[i].append([(text, h.score) for text, h in zip(written, hypotheses, strict=True)])
-        return [_joined(of_parts) for of_parts in output]
+        return [_joined(of_parts, self.search.n_best) for of_parts in output]
 
     def _parts(self, sentence: str, encoding: Encoding) -> list[tuple[str, list[int]]]:
         """Text and ids of the sentence, or of what it is cut into where it is too long; nothing if it has no word."""
@@ -85,7 +88,7 @@ class Translator:
         while writing: (H, written, read). Raises UserError where the sentence is empty or too long for one go.
         """
         encoding = self.tokenizers[0].encode(_refuse_other_bytes(sentence).strip())
-        most = self.config.seq_len - 2
+        most = min(MOST_DRAWN, self.config.seq_len - 2)
         if not 0 < len(encoding.ids) <= most:
             raise UserError(f"The sentence has {len(encoding.ids):,} tokens, but only 1 to {most} can be drawn.")
         source = FlatIds.from_rows([encoding.ids])
@@ -101,8 +104,14 @@ class Translator:
     def part(self, split: str) -> tuple[list[tuple[str, str]], BilingualDataset]:
         """A part of the corpus that the run was trained on: all its pairs as text, and as ids those that fit.
 
-        split: one of the corpus's own, or "validation" for what was held out. Raises UserError where there is none.
+        split: one of the corpus's own, or "validation" for what was held out. Raises UserError where there is none, or
+        where the corpus has changed and a sentence held out now may have been trained on.
         """
+        if split in ("train", "validation") and prepare(self.config, self.tokenizers).train.digest() != self.corpus:
+            raise UserError(
+                f"The training part of {self.config.dataset!r} is no longer the one that this run was trained on, so "
+                f"that its {split} part would tell nothing. Put the old corpus back."
+            )
         corpus = load_part(self.config, split)
         texts = [pair for sides in corpus.chunks() for pair in zip(*sides, strict=True)]
         return texts, encode_corpus(corpus, self.tokenizers, self.config.seq_len)
@@ -127,18 +136,21 @@ def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, lis
         start = end
 
 
-def _joined(parts: list[list[tuple[str, float]]]) -> list[tuple[str, float]]:
-    """The translations of a sentence's parts as translations of it: best with best, second with second."""
-    if not parts:
-        return [("", 0.0)]
-    if len(parts) == 1:
-        return parts[0]
+def _joined(parts: list[list[tuple[str, float]]], count: int) -> list[tuple[str, float]]:
+    """`count` translations of a sentence from those of its parts: best with best, second with second. Where there are
+    fewer, as of a sentence without a word, empty ones fill up, so that each sentence has as many.
+    """
     ranks = zip(*parts, strict=False)  # a part may have found fewer
-    return [(" ".join(text for text, _ in rank), sum(score for _, score in rank)) for rank in ranks]
+    found = [(" ".join(text for text, _ in rank), sum(score for _, score in rank)) for rank in ranks]
+    return found + [("", 0.0)] * (count - len(found))
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)  # as surrogateescape reads bytes that are not UTF-8
 
 
 def _refuse_other_bytes(text: str) -> str:
-    if any("\ud800" <= c <= "\udfff" for c in text):  # as surrogateescape reads bytes that are not UTF-8
+    if not _is_text(text):
         raise UserError(f"The sentence {text[:40]!r} is not UTF-8 text. Convert it, with iconv for example.")
     return text
 
@@ -157,7 +169,7 @@ def lines_at_hand(stream) -> Iterator[list[str]]:
         try:
             for line in stream:
                 lines.put(line)
-        except OSError as error:
+        except Exception as error:  # whatever it is, who waits for lines is to learn of it
             end = error
         lines.put(end)
 
@@ -172,15 +184,21 @@ def lines_at_hand(stream) -> Iterator[list[str]]:
     if lot:
         yield lot
     if line is not None:
-        raise UserError(f"The input cannot be read any further: {line}.")
+        raise UserError(f"The input cannot be read any further: {line!r}.")
 
 
 def stream(translator: Translator) -> None:
     """A line in, its n_best lines out, in constant memory."""
-    # Only "\n" ends a line, as for every tool that counts lines; other bytes than UTF-8 are told apart later.
-    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")
+    # Only "\n" ends a line, as for every tool that counts lines. A mark of byte order is no text. Bytes that are not
+    # UTF-8 are told apart later, so that the lines before them are translated.
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+    number = 0
     for lot in lines_at_hand(sys.stdin):
-        show(translator, lot)
+        good = list(itertools.takewhile(_is_text, lot))
+        show(translator, good)
+        number += len(good)
+        if len(good) < len(lot):
+            raise UserError(f"Line {number + 1:,} of the input is not UTF-8 text. Convert it, with iconv for example.")
 
 
 def converse(translator: Translator) -> None:
@@ -194,6 +212,7 @@ def converse(translator: Translator) -> None:
         readline.set_history_length(1000)
         with contextlib.suppress(OSError):
             readline.read_history_file(history)
+    sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     languages = f"{translator.config.source_language} → {translator.config.target_language}"
     print(f"{languages}; an empty line or Ctrl-D ends.")
     try:
@@ -231,7 +250,7 @@ def show_evaluation(translator: Translator, run: Path, split: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python translate.py", description="Translate with a trained run.")
+    p = Parser(prog="python translate.py", description="Translate with a trained run.")
     p.add_argument("run", type=Path, help="folder of the run, as in runs/demo-uniform-20260101-120000")
     p.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
     p.add_argument("--beam", type=int, default=1, help="hypotheses kept side by side; 1 is greedy (default: 1)")
@@ -251,28 +270,34 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses what cannot work. Raises UserError."""
-    if args.beam < 1:
-        raise UserError(f"beam is {args.beam}, but must be at least 1.")
+    if not 1 <= args.beam <= WIDEST:
+        raise UserError(f"beam is {args.beam}, but must be at least 1 and at most {WIDEST}.")
     if not 1 <= args.n_best <= args.beam:
         raise UserError(f"n_best is {args.n_best}, but must be at least 1 and at most beam, {args.beam}; raise --beam.")
-    if not abs(args.length_penalty) < 100:
-        raise UserError(f"length_penalty is {args.length_penalty}, but must be a number like 0.6 or 1.")
-    if args.threads < 0:
-        raise UserError(f"threads is {args.threads}, but must be at least 0.")
-    if args.evaluate and (args.sentence or args.attention):
+    if not abs(args.length_penalty) <= 10:
+        raise UserError(
+            f"length_penalty is {args.length_penalty}, but must be between -10 and 10; 0.6 and 1 are usual."
+        )
+    if not 0 <= args.threads <= MOST_THREADS:
+        raise UserError(f"threads is {args.threads}, but must be at least 0 and at most {MOST_THREADS}.")
+    if args.evaluate is not None and (args.sentence or args.attention):
         raise UserError("--evaluate translates a split; leave the sentence and --attention out.")
+    if args.attention and args.attention.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(f"The picture {args.attention} is to end in .png, .pdf or .svg.")
     if args.attention and len(args.sentence) != 1:
         raise UserError(f"--attention draws one sentence, but {len(args.sentence)} are given; put it in quotes.")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)  # lets sentences stand before, between and behind the options
-    sys.stdout.reconfigure(encoding="utf-8")
     try:
         check(args)
+        if sys.stdin is None or sys.stdout is None:
+            raise UserError("Standard input and standard output must be open.")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         search = Search(args.beam, args.length_penalty, args.n_best)
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
-        if args.evaluate:
+        if args.evaluate is not None:
             show_evaluation(translator, args.run, args.evaluate)
         elif args.attention:
             draw_attention(*translator.attention(args.sentence[0]), args.attention)
@@ -280,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"picture: {args.attention}")
         elif args.sentence:
             show(translator, args.sentence)
-        elif sys.stdin.isatty():
+        elif sys.stdin.isatty() and sys.stdout.isatty():
             converse(translator)
         else:
             stream(translator)
@@ -289,9 +314,13 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read the output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at the end
-        return 0
+    except OSError as error:
+        # Python flushes once more at the end, and would complain of the same again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # whoever read the output has enough
+            return 0
+        print(f"error: {error}.", file=sys.stderr)
+        return 2
     return 0
 
 

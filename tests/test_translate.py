@@ -18,6 +18,7 @@ import evaluation
 import train
 import translate
 from config import UserError
+from dataset import prepare
 from decoding import Search
 from tokenizer import train_bpe_tokenizer, train_word_tokenizer
 from translate import Translator, cut
@@ -140,6 +141,36 @@ def test_a_line_comes_out_for_each_that_goes_in(run, ending):
     assert out.split("\n")[8] == "nove"
 
 
+def test_each_sentence_has_as_many_lines_as_were_asked_for(run):
+    process = command(run, "--beam", "3", "--n-best", "3", input=b"one two\n\n \nthree\n")
+    lines = process.stdout.decode().split("\n")
+    assert len(lines) == 13
+    assert lines[3:9] == ["0.000\t"] * 6
+    assert lines[9].endswith("\ttre")
+
+
+def test_a_mark_of_byte_order_is_no_text(run):
+    assert command(run, input=b"\xef\xbb\xbfone\ntwo\n").stdout == b"uno\ndue\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device here")
+def test_a_full_disk_ends_in_one_sentence(run):
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, str(MAIN / "translate.py"), str(run), "one"]
+        process = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("flags", [["--beam", "abc"], ["--foo"], ["--checkpoint", "foo"], []])
+def test_a_mistyped_flag_ends_in_one_sentence(flags, run, capsys):
+    with pytest.raises(SystemExit) as exit:
+        translate.main([str(run), *flags] if flags else [])
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_scores_stand_before_each_of_several_translations(run):
     process = command(run, "--beam", "4", "--n-best", "2", "one two", "three")
     rows = [line.split("\t") for line in process.stdout.decode().splitlines()]
@@ -188,15 +219,28 @@ def test_whoever_has_read_enough_may_leave(run):
 def test_bytes_that_are_no_text_end_in_one_sentence(run):
     process = command(run, input=b"one\n\xff\xfe\x00perch\xe9\n")
     assert process.returncode == 2
-    assert process.stderr.decode().startswith("error: The sentence ")
-    assert "Traceback" not in process.stderr.decode()
+    assert process.stdout == b"uno\n"
+    assert process.stderr == b"error: Line 2 of the input is not UTF-8 text. Convert it, with iconv for example.\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+    def reconfigure(self, **options):
+        pass
+
+
+def at_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
 
 
 def test_a_conversation_needs_no_readline(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "readline", None)  # as on Windows
     answers = iter(["one", ""])
     monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    at_a_terminal(monkeypatch)
     assert translate.main([str(run)]) == 0
     assert capsys.readouterr().out.endswith("uno\n")
 
@@ -226,7 +270,7 @@ def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypat
             return line
 
         monkeypatch.setattr("builtins.input", answer)
-        monkeypatch.setattr(sys, "stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+        at_a_terminal(monkeypatch)
         assert translate.main([str(run)]) == 0
     out = capsys.readouterr().out
     assert [line for line in out.splitlines() if line in ("uno due", "tre", "quattro")] == ["uno due", "tre", "quattro"]
@@ -248,7 +292,13 @@ def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypat
         (["--attention", "a.png", "one", "two"], "2 are given"),
         (["--attention", "a.png", " "], "0 tokens"),
         (["--attention", "nowhere/a.png", "one"], "cannot be written"),
-        (["--attention", "a.docx", "one"], "cannot be written"),
+        (["--attention", "a.docx", "one"], "is to end in .png"),
+        (["--attention", ".", "one"], "is to end in .png"),
+        (["--beam", "99999999999"], "at most 100"),
+        (["--threads", "3000000000"], "at most 1024"),
+        (["--length-penalty", "99"], "between -10 and 10"),
+        (["--evaluate", ""], "no split ''"),
+        (["--evaluate", "../x"], "no split '../x'"),
         (["--attention", "a.png", "one " * 20], "20 tokens"),
     ],
 )
@@ -309,11 +359,20 @@ def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp
     translator = Translator(run)
     pairs = [("one two", "uno due"), ("one. " * 30, "uno. " * 30), ("three", "tre")]
     object.__setattr__(translator.config, "dataset", write_jsonl(tmp_path / "long.jsonl", pairs))
+    translator.corpus = prepare(translator.config, translator.tokenizers).train.digest()
     texts, fitting = translator.part("train")
     assert len(fitting) < len(texts)
     result = evaluation.evaluate(translator, "train", tmp_path)
     assert (result["pairs"], result["pairs_of_loss"]) == (len(texts), len(fitting))
     assert (tmp_path / "train-best-beam1-penalty1.hypotheses.txt").read_text().count("\n") == len(texts)
+
+
+def test_a_corpus_that_has_changed_since_the_training_is_not_evaluated_on(run, tmp_path):
+    translator = Translator(run)
+    object.__setattr__(translator.config, "dataset", write_jsonl(tmp_path / "fewer.jsonl", digit_pairs(399)))
+    for split in ("train", "validation"):
+        with pytest.raises(UserError, match="no longer the one"):
+            translator.part(split)
 
 
 def test_error_rates_are_those_of_torchmetrics():

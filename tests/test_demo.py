@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import config
 import train
 import translate
-from config import parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,8 +67,9 @@ def test_translations_do_not_depend_on_their_company(demo):
     assert together == [translator([sentence])[0] for sentence in sentences]
 
 
-def test_every_flag_that_readme_shows_exists():
-    shown = set(re.findall(r"--[a-z][a-z-]+", " ".join(re.findall(r"train\.py[^\n|#`]*", README))))
+@pytest.mark.parametrize(("script", "parser"), [("train", config.parser), ("translate", translate.parser)])
+def test_every_flag_that_readme_shows_exists(script, parser):
+    shown = set(re.findall(r"--[a-z][a-z-]+", " ".join(re.findall(rf"\b{script}\.py[^\n|#`]*", README))))
     assert len(shown) > 3
     assert shown <= parser()._option_string_actions.keys()
 

@@ -219,8 +219,8 @@ class Transformer(nn.Module):
         # Pre-norm leaves the last sum unnormalised; post-norm has normalised it already.
         self.encoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
-        # Without a bias, which the decoder's last norm can stand in for: PyTorch would copy it into each of the N rows
-        # of logits, a tenth of a step of a small model on a CPU.
+        # Without a bias, which the decoder's last norm can stand in for, and which PyTorch would copy into each of the
+        # N rows of logits.
         self.projection = nn.Linear(d_model, target_words, bias=False)
         if tied_embeddings:
             self.projection.weight = self.target_embedding.words.weight

@@ -21,7 +21,11 @@ from config import Config, UserError, check
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 2"
-PACKAGES = ["torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy"]
+# fmt: off
+PACKAGES = (
+    "torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm",
+)
+# fmt: on
 
 
 def refuse_existing(run: Path) -> None:

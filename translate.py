@@ -129,7 +129,7 @@ def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, lis
         if end < len(begins):
             breaks = [t for t in range(start + 1, end + 1) if new_word[t]]
             late = [t for t in breaks if 2 * (t - start) >= most]
-            ends = [t for t in late if sentence[: begins[t]][-2:].rstrip().endswith((".", "!", "?"))]
+            ends = [t for t in late if sentence[begins[t] - 2 : begins[t]].rstrip().endswith((".", "!", "?"))]
             end = max(ends or breaks, default=end)
         text = sentence[begins[start] : begins[end] if end < len(begins) else len(sentence)]
         yield text, encoding.ids[start:end]

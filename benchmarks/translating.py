@@ -86,7 +86,7 @@ def contestants(translator: Translator, source: FlatIds, beam: int) -> dict[str,
     print(f"parameters: {sum(p.numel() for p in translator.model.parameters()):,} of this package, "
           f"{sum(p.numel() for p in model.parameters()):,} of Marian")  # fmt: skip
     for k in (1, beam):
-        lengths = np.array([max(len(h.ids) for h in found) + 1 for found in ours(Search(k, n_best=k))])
+        lengths = np.array([max(len(h.ids) for h in best) + 1 for best in ours(Search(k, n_best=k))])
         like = list(like_lengths(source.lengths, k))
         size = round(count / len(like))
         plain = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]

@@ -11,18 +11,20 @@ The peers are given some things: batches of ids made by this package, no tokenis
 loops by hand, the memory settings of machine.py. For the rest each is left as its authors made it. nn.Transformer is
 post-norm, drops out attention weights and inside the feed-forward sublayers too, and the tutorial's Adam is not fused.
 Marian is post-norm, without a bias in the projection; its AdamW is fused, as Seq2SeqTrainer has it. This package takes
-the optimizer of its settings, Lion by default. Without --compile: the warm-up meets one shape of batch only.
+the optimizer of its settings, Lion by default. Without --compile.
+
+Every round trains on the same batches, which all have met in a round that is not counted: whoever is the first to meet
+a shape of batch has PyTorch make kernels for it, and others in the process find them made.
 """
 
 import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import cycle
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -40,7 +42,7 @@ from model import sinusoids
 from tokenizer import EOS, PAD, SOS
 from train import Trainer
 
-ROUNDS, WORDS = 5, 3_000  # a round trains on at least so many real target tokens of each; base takes about 8 minutes
+ROUNDS, WORDS = 5, 6_000  # a round trains on at least so many real target tokens of each
 OURS, LOOP = "this package, uniform batches", "nn.Transformer loop, dynamic batches"  # what ratios are taken of and to
 HUGGING_FACE = all(find_spec(name) for name in ("transformers", "accelerate"))
 IGNORED = -100  # Hugging Face's label of positions without a word
@@ -55,20 +57,18 @@ class Contestant:
     plan: Plan
     seconds: Callable[[list[int]], float]  # trains on these batches of the plan and tells how long it took
     lengths: np.ndarray  # of all target sentences, SOS and EOS counted
-    order: Iterator[int] = field(init=False)
     speeds: list[float] = field(default_factory=list)  # real target tokens a second, one a round
 
     def __post_init__(self):
-        # One seed for all: the same plan means the same batches in the same rounds.
-        self.order = cycle(np.random.default_rng(0).permutation(len(self.plan)).tolist())
+        # One seed for all: the same plan means the same batches.
+        drawn = np.random.default_rng(0).permutation(len(self.plan)).tolist()
+        words = np.cumsum([(self.lengths[self.plan[k]] - 1).sum() for k in drawn])  # SOS is never predicted
+        enough = int(np.searchsorted(words, WORDS)) + 1
+        self.batches, self.words = drawn[:enough], int(words[:enough][-1])
 
-    def round(self, words: int) -> float:
-        """Trains on the next batches that hold at least `words` target tokens; returns tokens a second."""
-        batches, drawn = [], 0
-        while drawn < words:
-            batches.append(next(self.order))
-            drawn += int((self.lengths[self.plan[batches[-1]]] - 1).sum())  # SOS is never predicted
-        return drawn / self.seconds(batches)
+    def round(self) -> float:
+        """Trains on the batches; returns real target tokens a second."""
+        return self.words / self.seconds(self.batches)
 
 
 def timed(step: Callable[[int], object], device: torch.device) -> Callable[[list[int]], float]:
@@ -300,10 +300,10 @@ def measure(config: Config) -> tuple[list[dict], str]:
     for c in found:
         print(f"{c.name}: {count(c.model):,} parameters")
     for c in tqdm(found, desc="warming up"):
-        c.round(1)
+        c.round()
     for _ in tqdm(range(ROUNDS), desc="rounds"):
         for c in found:
-            c.speeds.append(c.round(WORDS))
+            c.speeds.append(c.round())
     speeds = {c.name: c.speeds for c in found}
     return [row(c, speeds[LOOP], speeds[OURS], data.train) for c in found], precision
 

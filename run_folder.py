@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -120,10 +121,13 @@ def load_checkpoint(path: Path) -> dict:
     No code from the file is run. Raises UserError where it is damaged or none of ours.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # PyTorch writes checksums and does not look at them
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive fails in many ways, all of them meaning the same to the user
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is truncated or something else. "
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or something else. "
             "Copy it again from where it came, or put the run's other checkpoint in its place."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:

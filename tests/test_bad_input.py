@@ -319,6 +319,14 @@ def cut_short(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    weights = data.find(torch.load(path, weights_only=True)["model"]["projection.weight"].numpy().tobytes())
+    assert weights > 0
+    data[weights] ^= 1
+    path.write_bytes(data)
+
+
 def change(path, **changes):
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
 
@@ -331,6 +339,7 @@ def remove(path, key):
 
 DAMAGE = {
     "truncated": cut_short,
+    "one bit of a weight": flip_a_bit,
     "emptied": lambda path: path.write_bytes(b""),
     "random bytes": lambda path: path.write_bytes(bytes(range(7, 256)) * 40),
     "text": lambda path: path.write_text("a checkpoint\n"),

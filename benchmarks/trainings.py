@@ -134,7 +134,7 @@ def mean(values: list[float], form: str) -> str:
 def tabulate(rows: list[dict]) -> str:
     """One line a variant, over its seeds."""
     head = ["variant", "seeds", "updates", "last epoch's loss (plain)", "its last batch's", "under target in epoch",
-            "BLEU then", "held-out plain: best", "at the end", "BLEU at the end", "seconds in all"]  # fmt: skip
+            "BLEU then", "held-out plain: best", "at the end", "BLEU / chrF at the end", "seconds in all"]  # fmt: skip
     variants = dict.fromkeys(row["variant"] for row in rows)
     return table(head, [line(name, [row for row in rows if row["variant"] == name]) for name in variants])
 
@@ -152,7 +152,7 @@ def line(variant: str, runs: list[dict]) -> list[str]:
         mean([m["bleu"] for m in met], ".1f") if met else "",
         mean([min(e["valid_nll"] for e in run["epochs"]) for run in runs], ".3f"),
         mean([r["valid_nll"] for r in last], ".3f"),
-        mean([run["at_end"]["bleu"] for run in runs], ".1f"),
+        " / ".join(mean([run["at_end"][score] for run in runs], ".1f") for score in ("bleu", "chrf")),
         mean([sum(e["seconds"] for e in run["epochs"]) for run in runs], ",.0f"),
     ]
 

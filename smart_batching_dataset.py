@@ -5,6 +5,8 @@ the batches. Sorting once and for all would freeze the batches' composition, and
 would make the loss rise and fall with the length instead of with learning.
 """
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -44,9 +46,9 @@ def shape_widths(lengths: np.ndarray, count: int) -> np.ndarray:
 class UniformBatches:
     """Plans of pairs of like length.
 
-    batch_by "sentences": batch_size pairs in each batch. "tokens": as many padded tokens a side in each batch as
-    batch_size pairs of average length have, so that long batches hold few pairs and short ones many, and the
-    number of updates is about the same.
+    batch_by "sentences": batch_size pairs in each batch. "tokens": about as many padded tokens a side in each batch,
+    so that long batches hold few pairs and short ones many, and batch_size pairs on average: an epoch has as many
+    updates as one of random batches.
 
     shapes: 0 makes every batch as long as its longest sentence. Above 0, all batches have one of so many shapes,
     which are the same in every epoch: a compiled model or a CUDA graph is then made once for each.
@@ -60,9 +62,23 @@ class UniformBatches:
     shapes: int = 0
 
     @cached_property
+    def widths(self) -> np.ndarray:
+        """Tokens that each pair's longer side is padded to, where batches are as even as can be."""
+        longer = longer_side(self.dataset)
+        if not self.shapes:
+            return longer
+        fixed = shape_widths(longer, self.shapes)
+        return fixed[np.searchsorted(fixed, longer)]
+
+    @cached_property
     def token_budget(self) -> int:
-        """Most padded tokens a side in a batch: pairs times the longest side. A pair that is longer goes alone."""
-        return int(self.batch_size * longer_side(self.dataset).mean())
+        """Most padded tokens a side in a batch, pairs times the longest side: the smallest with which batches hold
+        batch_size pairs on average. A pair that is longer goes alone.
+        """
+        widths = np.sort(self.widths)[::-1]
+        most = math.ceil(len(widths) / self.batch_size)  # batches
+        budgets = range(self.batch_size * int(widths[0]))
+        return bisect_left(budgets, True, lo=1, key=lambda budget: len(_cut(widths, budget)) <= most)
 
     def plan(self, epoch: int) -> Plan:
         """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
@@ -76,35 +92,35 @@ class UniformBatches:
         longer = longer_side(self.dataset)
         difference = self.dataset.source_lengths - self.dataset.target_lengths
         batches = []
-        for pool in _pools(order, self.pool_size):
+        # Equal pools: a short last one would be padded more than the others. At least two: sorting all there is would
+        # bring the same sentences together in every epoch.
+        for pool in np.array_split(order, max(2, round(len(order) / self.pool_size))):
             # Longest first, so that a batch's first pair tells how many fit. Pairs with the same longer side are
             # sorted by the difference of both, which orders the shorter side whichever it is, up and down in turn:
             # a batch that spans two such groups meets like pairs at the seam.
             turn = np.where(longer[pool] % 2, 1, -1)
             pool = pool[np.lexsort((turn * difference[pool], -longer[pool]))]
-            start = 0
-            while start < len(pool):
-                batches.append(pool[start : start + self._size(int(longer[pool[start]]))])
-                start += len(batches[-1])
+            if self.batch_by == "sentences":
+                starts = np.arange(0, len(pool), self.batch_size)
+            else:
+                starts = _cut(longer[pool], self.token_budget)
+            batches += np.split(pool, starts)[1:]
         return batches
 
     def _in_fixed_shapes(self, order: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        longer = longer_side(self.dataset)
-        widths = shape_widths(longer, self.shapes)
-        width_of = np.searchsorted(widths, longer[order])
         batches, shapes = [], []
-        for k, width in enumerate(widths.tolist()):
-            pairs, size = order[width_of == k], self._size(width)
-            batches += [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        for width in np.unique(self.widths).tolist():
+            pairs = order[self.widths[order] == width]
+            size = self.batch_size if self.batch_by == "sentences" else max(1, self.token_budget // width)
+            batches += np.split(pairs, np.arange(0, len(pairs), size))[1:]
             shapes += [(size, width)] * (len(batches) - len(shapes))
         return batches, np.array(shapes)
 
-    def _size(self, longest: int) -> int:
-        """Pairs in a batch whose longest side has so many tokens."""
-        return self.batch_size if self.batch_by == "sentences" else max(1, self.token_budget // longest)
 
-
-def _pools(order: np.ndarray, size: int) -> list[np.ndarray]:
-    # Equal pools: a short last one would be padded more than the others. At least two: sorting all there is would
-    # bring the same sentences together in every epoch.
-    return np.array_split(order, max(2, round(len(order) / size)))
+def _cut(lengths: np.ndarray, budget: int) -> list[int]:
+    """Where batches begin that hold at most `budget` padded tokens, or one pair; lengths: falling."""
+    starts, end = [], 0
+    while end < len(lengths):
+        starts.append(end)
+        end += max(1, budget // int(lengths[end]))
+    return starts

@@ -5,7 +5,7 @@
 Each argument of --each is one variant, a comma-separated list of settings on top of train.py's flags, which follow
 `--`. Batching `frozen` is the original experiment's sampler, see Frozen. A run that is done is a line of the file
 and is not made again, so that an interrupted comparison goes on. `--show` prints the table of a file that is there,
-`--draw picture.png` draws it too: the mean loss of each epoch, and dashed the loss of its last batch.
+`--draw picture.png` draws it too: the mean loss of each epoch, and dashed the loss of its last update.
 """
 
 import argparse
@@ -68,10 +68,11 @@ def settings_of(variant: str) -> tuple[dict, bool]:
 
 
 def epoch_row(trainer: Trainer) -> dict:
-    """Trains one epoch; its mean loss, its last batch's loss, and the held-out loss."""
+    """Trains one epoch; its mean loss, its last update's loss, and the held-out loss."""
     plan = trainer.batches.plan(trainer.epoch)
     padding = plan.padding(trainer.data.train)
-    trainer.train_epoch(replace(plan, starts=plan.starts[:-1]), padding)
+    before_last = (len(plan) - 1) // trainer.config.accumulate * trainer.config.accumulate  # batches
+    trainer.train_epoch(replace(plan, starts=plan.starts[: before_last + 1]), padding)
     before, tokens = trainer.loss_sums.clone(), trainer.sums.tokens
     trainer.train_epoch(plan, padding)
     sums = trainer.sums
@@ -133,8 +134,9 @@ def mean(values: list[float], form: str) -> str:
 
 def tabulate(rows: list[dict]) -> str:
     """One line a variant, over its seeds."""
-    head = ["variant", "seeds", "updates", "last epoch's loss (plain)", "its last batch's", "under target in epoch",
-            "BLEU then", "held-out plain: best", "at the end", "BLEU / chrF at the end", "seconds in all"]  # fmt: skip
+    head = ["variant", "seeds", "updates", "last epoch's loss (plain)", "its last update's", "under target in epoch",
+            "after seconds", "held-out plain / BLEU then", "held-out plain: best", "at the end",
+            "BLEU / chrF at the end", "seconds in all"]  # fmt: skip
     variants = dict.fromkeys(row["variant"] for row in rows)
     return table(head, [line(name, [row for row in rows if row["variant"] == name]) for name in variants])
 
@@ -149,7 +151,8 @@ def line(variant: str, runs: list[dict]) -> list[str]:
         f"{mean([r['train_loss'] for r in last], '.3f')} ({mean([r['train_nll'] for r in last], '.3f')})",
         mean([r["last_batch_loss"] for r in last], ".2f"),
         ", ".join([*(str(m["epoch"]) for m in met), *["never"] * (len(runs) - len(met))]),
-        mean([m["bleu"] for m in met], ".1f") if met else "",
+        mean([m["seconds"] for m in met], ",.0f") if met else "",
+        " / ".join(mean([m[score] for m in met], form) for score, form in (("valid_nll", ".3f"), ("bleu", ".1f")) if met),
         mean([min(e["valid_nll"] for e in run["epochs"]) for run in runs], ".3f"),
         mean([r["valid_nll"] for r in last], ".3f"),
         " / ".join(mean([run["at_end"][score] for run in runs], ".1f") for score in ("bleu", "chrf")),
@@ -158,7 +161,7 @@ def line(variant: str, runs: list[dict]) -> list[str]:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """The first seed of each variant: mean loss of each epoch, and dashed the loss of its last batch."""
+    """The first seed of each variant: mean loss of each epoch, and dashed the loss of its last update."""
     from matplotlib import pyplot as plt
 
     figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
@@ -167,7 +170,7 @@ def draw(rows: list[dict], path: Path) -> None:
         numbers = [e["epoch"] for e in epochs]
         (drawn,) = axis.plot(numbers, [e["train_loss"] for e in epochs], label=f"{variant}: mean of the epoch")
         last = [e["last_batch_loss"] for e in epochs]
-        axis.plot(numbers, last, "--", color=drawn.get_color(), label=f"{variant}: its last batch")
+        axis.plot(numbers, last, "--", color=drawn.get_color(), label=f"{variant}: its last update")
     axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="epoch", ylabel="training loss, nats a target token")
@@ -207,8 +210,6 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             split = replace(config, **changes)
             one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0)
             check(one)
-            if one.accumulate > 1:
-                raise UserError("accumulate is above 1, but the last batch's loss is read by itself; leave it at 1.")
             done = [row for row in rows_of(args.out) if (row["variant"], row["seed"]) == (variant, seed)]
             if done and done[0]["settings"] == asdict(one):
                 continue

@@ -1,7 +1,7 @@
 """What the benchmarks count and compare with: operations, lengths like opus_books', the original sampler."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 from book_lengths import drawn_lengths, join, tokens
 from steps import training_flops
-from trainings import Frozen, settings_of
+from trainings import Frozen, epoch_row, settings_of
 
 from config import UserError, preset
+from dataset import prepare
 from model import MultiHeadAttention, build_model, loss_sums
+from train import Trainer
 
 
 def test_operations_equal_those_that_pytorch_counts():
@@ -85,3 +87,22 @@ def test_variants_are_read_as_the_command_line_is():
     assert settings_of("") == ({}, False)
     with pytest.raises(UserError, match="'max_rl'"):
         settings_of("max_rl=1e-3")
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_reading_the_last_updates_loss_changes_nothing_else(tiny, tmp_path, accumulate):
+    config = replace(tiny, accumulate=accumulate)
+    data = prepare(config)
+    read = Trainer(config, data, torch.device("cpu"), "fp32", tmp_path)
+    row = epoch_row(read)
+    plain = Trainer(config, data, torch.device("cpu"), "fp32", tmp_path)
+    plan = plain.batches.plan(0)
+    plain.train_epoch(plan, 0.0)
+    assert row["update"] == plain.update == -(-len(plan) // accumulate)
+    assert row["train_loss"] == float(plain.loss_sums[0]) / plain.sums.tokens
+    assert all(torch.equal(a, b) for a, b in zip(read.model.parameters(), plain.model.parameters(), strict=True))
+    last = range((plain.update - 1) * accumulate, len(plan))
+    words = sum(int((data.train.target_lengths[plan[k]] - 1).sum()) for k in last)
+    before = plain.loss_sums[0] - words * row["last_batch_loss"]
+    assert 0 < before < plain.loss_sums[0]
+    assert row["last_batch_loss"] != pytest.approx(row["train_loss"], rel=1e-3)

@@ -5,7 +5,8 @@
 Each argument of --each is one variant, a comma-separated list of settings on top of train.py's flags, which follow
 `--`. Batching `frozen` is the original experiment's sampler, see Frozen. A run that is done is a line of the file
 and is not made again, so that an interrupted comparison goes on. `--show` prints the table of a file that is there,
-`--draw picture.png` draws it too: the mean loss of each epoch, and dashed the loss of its last update.
+`--draw picture.png` draws it too: the mean loss of each epoch against time and by epoch, and dashed the loss of its
+last update.
 """
 
 import argparse
@@ -152,7 +153,7 @@ def line(variant: str, runs: list[dict]) -> list[str]:
         mean([r["last_batch_loss"] for r in last], ".2f"),
         ", ".join([*(str(m["epoch"]) for m in met), *["never"] * (len(runs) - len(met))]),
         mean([m["seconds"] for m in met], ",.0f") if met else "",
-        " / ".join(mean([m[score] for m in met], form) for score, form in (("valid_nll", ".3f"), ("bleu", ".1f")) if met),
+        f"{mean([m['valid_nll'] for m in met], '.3f')} / {mean([m['bleu'] for m in met], '.1f')}" if met else "",
         mean([min(e["valid_nll"] for e in run["epochs"]) for run in runs], ".3f"),
         mean([r["valid_nll"] for r in last], ".3f"),
         " / ".join(mean([run["at_end"][score] for run in runs], ".1f") for score in ("bleu", "chrf")),
@@ -161,20 +162,27 @@ def line(variant: str, runs: list[dict]) -> list[str]:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """The first seed of each variant: mean loss of each epoch, and dashed the loss of its last update."""
+    """Mean loss of each epoch, against the time for all seeds, and by epoch beside the last update's for the first."""
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(8, 4.5), constrained_layout=True)
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        epochs = next(row["epochs"] for row in rows if row["variant"] == variant)
-        numbers = [e["epoch"] for e in epochs]
-        (drawn,) = axis.plot(numbers, [e["train_loss"] for e in epochs], label=f"{variant}: mean of the epoch")
-        last = [e["last_batch_loss"] for e in epochs]
-        axis.plot(numbers, last, "--", color=drawn.get_color(), label=f"{variant}: its last update")
-    axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(xlabel="epoch", ylabel="training loss, nats a target token")
-    axis.legend(fontsize=8)
+    figure, (time, epoch) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
+    for k, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
+        runs = [row["epochs"] for row in rows if row["variant"] == variant]
+        color, name = f"C{k}", variant.removeprefix("batching=")
+        for epochs in runs:
+            minutes = np.cumsum([e["seconds"] for e in epochs]) / 60
+            time.plot(minutes, [e["train_loss"] for e in epochs], color=color, alpha=0.8,
+                      label=name if epochs is runs[0] else None)  # fmt: skip
+        numbers = [e["epoch"] for e in runs[0]]
+        epoch.plot(numbers, [e["train_loss"] for e in runs[0]], color=color, label=f"{name}: mean of the epoch")
+        epoch.plot(numbers, [e["last_batch_loss"] for e in runs[0]], "--", color=color, alpha=0.6,
+                   label=f"{name}: its last update")  # fmt: skip
+    for axis in (time, epoch):
+        axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8, label="target")
+        axis.legend(fontsize=8)
+    time.set(xlabel="minutes of training", ylabel="training loss, nats a target token", title="how fast")
+    epoch.set(xlabel="epoch", title="how well, and what the last update of an epoch says")
+    epoch.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=90)
 
 

@@ -244,8 +244,7 @@ class RandomBatches:
         """The batches of an epoch, every pair once: a pure function of (seed, epoch)."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
         starts = np.append(np.arange(0, len(order), self.batch_size), len(order))
-        rows = np.diff(starts)
-        shapes = None if self.width is None else np.stack([rows, np.full_like(rows, self.width)], axis=1)
+        shapes = None if self.width is None else np.tile([self.batch_size, self.width], (len(starts) - 1, 1))
         return Plan(order, starts, shapes)
 
 

@@ -48,7 +48,7 @@ class UniformBatches:
 
     batch_by "sentences": batch_size pairs in each batch. "tokens": about as many padded tokens a side in each batch,
     so that long batches hold few pairs and short ones many, and batch_size pairs on average: an epoch has as many
-    updates as one of random batches.
+    updates as one of random batches, where pools are many times as large as batches.
 
     shapes: 0 makes every batch as long as its longest sentence. Above 0, all batches have one of so many shapes,
     which are the same in every epoch: a compiled model or a CUDA graph is then made once for each.
@@ -112,7 +112,7 @@ class UniformBatches:
         for width in np.unique(self.widths).tolist():
             pairs = order[self.widths[order] == width]
             size = self.batch_size if self.batch_by == "sentences" else max(1, self.token_budget // width)
-            batches += np.split(pairs, np.arange(0, len(pairs), size))[1:]
+            batches += np.array_split(pairs, math.ceil(len(pairs) / size))  # evenly: none is filled up from one pair
             shapes += [(size, width)] * (len(batches) - len(shapes))
         return batches, np.array(shapes)
 

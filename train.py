@@ -157,11 +157,11 @@ class Trainer:
             self.accelerator.set_rng_state(state["random_device"])  # another kind of device draws other numbers anyway
 
     def save(self, best: bool = False) -> None:
-        """Writes the checkpoint `last`, and keeps it as `best` too if asked. Never one with a broken loss."""
+        """Writes the checkpoint `last`, and the same as `best` if asked. Never one with a broken loss."""
         self.stop_if_not_finite()
-        run_folder.save_checkpoint(self.run / "last.pt", self.state())
-        if best:
-            run_folder.keep_as(self.run / "last.pt", self.run / "best.pt")
+        run_folder.save_checkpoint(self.run / ("best.pt" if best else "last.pt"), self.state())
+        if best:  # written first: a run that goes on from an older `last` comes by here again
+            run_folder.keep_as(self.run / "best.pt", self.run / "last.pt")
 
     # One update
 
@@ -185,7 +185,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
         self.note_if_not_finite(norm)
-        self.scaler.step(self.optimizer)  # with fp16, waits for the GPU
+        self.scaler.step(self.optimizer)  # with fp16 and Lion, waits for the GPU
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         scale_before, self.scale = self.scale, self.scaler.get_scale()  # with fp16, waits for the GPU
@@ -251,10 +251,11 @@ class Trainer:
             "update": self.update,
             "loss": float(self.loss_sums[0]) / self.sums.tokens,  # mean of the epoch so far
             "lr": self.optimizer.param_groups[0]["lr"],
-            "norm": float(norm),
+            "norm": float(norm) if norm.isfinite() else None,  # of an update that GradScaler skipped
             "tokens_per_second": speed,
         }
-        self.sums.norm, self.sums.norms = self.sums.norm + row["norm"], self.sums.norms + 1
+        if row["norm"] is not None:
+            self.sums.norm, self.sums.norms = self.sums.norm + row["norm"], self.sums.norms + 1
         self.record.step(row)
         elapsed = self.sums.seconds + sum(done["seconds"] for done in self.record.epochs)
         left = elapsed * (self.total - self.update) / self.update

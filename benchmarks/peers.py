@@ -42,7 +42,8 @@ from model import sinusoids
 from tokenizer import EOS, PAD, SOS
 from train import Trainer
 
-ROUNDS, WORDS = 5, 6_000  # a round trains on at least so many real target tokens of each
+ROUNDS = 5
+WORDS = {"cpu": 6_000, "cuda": 300_000, "mps": 30_000}  # real target tokens that a round trains on, at least
 OURS, LOOP = "this package, uniform batches", "nn.Transformer loop, dynamic batches"  # what ratios are taken of and to
 HUGGING_FACE = all(find_spec(name) for name in ("transformers", "accelerate"))
 IGNORED = -100  # Hugging Face's label of positions without a word
@@ -63,7 +64,7 @@ class Contestant:
         # One seed for all: the same plan means the same batches.
         drawn = np.random.default_rng(0).permutation(len(self.plan)).tolist()
         words = np.cumsum([(self.lengths[self.plan[k]] - 1).sum() for k in drawn])  # SOS is never predicted
-        enough = int(np.searchsorted(words, WORDS)) + 1
+        enough = int(np.searchsorted(words, WORDS[next(self.model.parameters()).device.type])) + 1
         self.batches, self.words = drawn[:enough], int(words[:enough][-1])
 
     def round(self) -> float:

@@ -11,6 +11,7 @@ last update.
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 from report import table
 from tqdm import tqdm
 
@@ -99,13 +101,15 @@ def scores(trainer: Trainer) -> dict:
 
 def train(config, frozen: bool, data) -> dict:
     """One training from start to end, without checkpoints."""
+    if config.compile:
+        torch._dynamo.reset()  # what earlier runs compiled counts against the limit of this one
     device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(config.precision, device)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, data, device, precision, Path(folder))
         if frozen:
             trainer.batches = Frozen(data.train, config.batch_size, config.seed)
-            trainer.total = len(trainer.batches.plan(0)) * config.epochs
+            trainer.total = math.ceil(len(trainer.batches.plan(0)) / config.accumulate) * config.epochs
             trainer.schedule = make_schedule(config, trainer.optimizer, trainer.total)
         epochs, at_target = [], None
         for _ in tqdm(range(config.epochs), desc="epochs", mininterval=60):
@@ -216,7 +220,7 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
         for variant in args.each:
             changes, frozen = settings_of(variant)
             split = replace(config, **changes)
-            one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0)
+            one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0, average=0)
             check(one)
             done = [row for row in rows_of(args.out) if (row["variant"], row["seed"]) == (variant, seed)]
             if done and done[0]["settings"] == asdict(one):
@@ -224,7 +228,11 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             if done:
                 raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")
             print(f"{variant}, seed {seed}", flush=True)
-            result = train(one, frozen, prepare(split))
+            try:
+                result = train(one, frozen, prepare(split))
+            except UserError as error:  # a loss that is not finite, say, must not keep the others from their turn
+                print(f"error: {error}", file=sys.stderr)
+                continue
             row = {"variant": variant, "seed": seed, **result, "settings": asdict(one), **run_folder.environment()}
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

@@ -81,6 +81,22 @@ def test_an_epoch_has_as_many_updates_as_one_of_random_batches(books, batch_size
     assert random * 0.99 <= updates <= random * 1.01 + ends
 
 
+def test_pairs_of_a_fixed_shape_are_shared_out_evenly(books):
+    plan = UniformBatches(books, 32, shapes=16).plan(0)
+    sizes = np.diff(plan.starts)
+    for shape in np.unique(plan.shapes, axis=0):
+        alike = sizes[(plan.shapes == shape).all(1)]
+        assert alike.max() - alike.min() <= 1
+        assert alike.max() <= shape[0]
+
+
+def test_fixed_batches_have_one_shape_to_be_compiled_for():
+    data = like_books(330)
+    plan = RandomBatches(data, 32, width=350).plan(0)
+    assert plan.shapes.tolist() == [[32, 350]] * 11
+    assert plan.padding(data) == 1 - (data.source_lengths.sum() + data.target_lengths.sum()) / (2 * 11 * 32 * 350)
+
+
 @pytest.mark.parametrize(("n", "pool_size"), [(640, 16_384), (1000, 16_384), (1000, 300), (5, 16_384)])
 def test_batches_of_sentences_hold_the_count_and_only_one_a_pool_holds_fewer(n, pool_size):
     plan = UniformBatches(like_books(n), 32, batch_by="sentences", pool_size=pool_size).plan(0)

@@ -358,6 +358,42 @@ def test_resume_right_after_an_update_that_the_scaler_skipped_is_exact(tiny, mon
     assert [row["skipped"] for row in resumed.record.epochs] == [row["skipped"] for row in whole.record.epochs]
 
 
+@pytest.mark.parametrize("written", [run_folder.save_checkpoint, run_folder.keep_as])
+def test_the_best_checkpoint_is_that_of_the_record_wherever_the_disk_was_full(tiny, written, monkeypatch):
+    trainer = train.start(dataclasses.replace(tiny, epochs=4))
+    losses = iter([5.0, 4.0, 3.0, 3.0, 4.0])  # epochs 1, 2 and 3, of which the third is done twice, and 4
+    validate = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda t: {**validate(t), "valid_nll": next(losses)})
+    with monkeypatch.context() as patch:
+
+        def full(*arguments):
+            if trainer.epoch == 3:
+                raise UserError("The disk is full.")
+            written(*arguments)
+
+        patch.setattr(run_folder, written.__name__, full)
+        with pytest.raises(UserError, match="full"):
+            trainer.train()
+    resumed = train.resume(str(trainer.run), {})
+    assert resumed.train()
+    assert [row["valid_nll"] for row in resumed.record.epochs] == [5, 4, 3, 4]
+    assert len(run_folder.load_checkpoint(trainer.run / "best.pt")["record"]["epochs"]) == 3
+
+
+def test_a_norm_that_is_not_finite_stays_out_of_the_record(tiny, monkeypatch):
+    make = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: make(device, init_scale=2.0**24))  # overflows
+    trainer = train.start(dataclasses.replace(tiny, precision="fp16", epochs=1, log_every=1))
+    assert trainer.train()
+    norms = [row["norm"] for row in trainer.record.steps]
+    assert None in norms
+    assert trainer.record.epochs[0]["norm"] == pytest.approx(np.mean([norm for norm in norms if norm is not None]))
+    for name in ("steps.jsonl", "metrics.jsonl"):
+        text = (trainer.run / name).read_text()
+        assert "NaN" not in text
+        assert "Infinity" not in text
+
+
 def test_lines_written_after_the_checkpoint_are_taken_back_on_resume(tiny, monkeypatch):
     stop_after(monkeypatch, 22)
     stopped = train.start(tiny)

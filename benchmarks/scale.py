@@ -1,7 +1,7 @@
 """What it costs to prepare a corpus and to batch it, in time and memory, from 10^4 to 10^7 pairs.
 
-    python benchmarks/scale.py                # prepares up to 10^6 pairs and plans up to 10^7
-    python benchmarks/scale.py --largest 7    # prepares 10^7 too, with some 10 GB of temporary files
+    python benchmarks/scale.py                        # prepares up to 10^6 pairs and plans up to 10^7
+    python benchmarks/scale.py --word 7 --bpe 7       # prepares 10^7 too, in an hour or two and 10 GB of files
 
 needs no corpus: it makes sentences of made-up words, as frequent as words are (Zipf) and as long as those of
 opus_books. Each measurement has a process of its own, so that its peak of memory is nobody else's, and an empty cache
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -156,17 +156,17 @@ def noted(what: str, pairs: int, cost: dict) -> dict:
     return {"what": what, "pairs": pairs, **cost}
 
 
-def measure_all(prepared: list[int], planned: list[int]) -> list[dict]:
-    """One row a measurement; `prepared` and `planned` are the numbers of pairs."""
+def measure_all(prepared: dict[str, list[int]], planned: list[int]) -> list[dict]:
+    """One row a measurement; `planned`, and `prepared` for each kind of tokenizer, are the numbers of pairs."""
     rows = []
     for batching in BATCHINGS:
         rows += [noted(f"plan, {batching}", n, alone(plan_cost, batching, n)) for n in planned]
     with tempfile.TemporaryDirectory() as folder:
-        corpora = {n: Path(folder) / f"{n}.parquet" for n in (WARM_UP, *prepared)}
+        corpora = {n: Path(folder) / f"{n}.parquet" for n in {WARM_UP, *chain.from_iterable(prepared.values())}}
         for n, path in corpora.items():
             alone(write_corpus, path, n)
-        for tokenizer in TOKENIZERS:
-            for n in prepared:
+        for tokenizer, sizes in prepared.items():
+            for n in sizes:
                 cost = alone(prepare_cost, corpora[n], corpora[WARM_UP], tokenizer)
                 rows.append(noted(f"prepare, {tokenizer}", n, cost))
     return sorted(rows, key=lambda row: not row["what"].startswith("prepare"))
@@ -278,18 +278,20 @@ Where it is less than once the largest run, it lies between runs that were measu
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smallest", type=int, default=4, help="begin with 10 to this power of pairs (default: 4)")
-    parser.add_argument("--largest", type=int, default=6, help="prepare up to 10 to this power of pairs (default: 6)")
-    parser.add_argument("--largest-plan", type=int, default=7, help="plan up to 10 to this power (default: 7)")
+    parser.add_argument("--word", type=int, default=6, help="prepare up to 10 to this power, as words (default: 6)")
+    parser.add_argument("--bpe", type=int, default=6, help="the same as subwords, which take longer (default: 6)")
+    parser.add_argument("--plan", type=int, default=7, help="plan up to 10 to this power (default: 7)")
     args = parser.parse_args()
-    if not 2 <= args.smallest < min(args.largest, args.largest_plan):
-        parser.error("a fit takes two sizes: --smallest is to be at least 2 and below --largest and --largest-plan")
+    if not 2 <= args.smallest < min(args.word, args.bpe, args.plan):
+        parser.error("a fit takes two sizes: --smallest is to be at least 2 and below --word, --bpe and --plan")
     return args
 
 
 def main() -> int:
     args = arguments()
-    prepared, planned = ([10**k for k in range(args.smallest, end + 1)] for end in (args.largest, args.largest_plan))
-    rows = measure_all(prepared, planned)
+    sizes = {kind: [10**k for k in range(args.smallest, vars(args)[kind] + 1)] for kind in (*TOKENIZERS, "plan")}
+    planned = sizes.pop("plan")
+    rows = measure_all(sizes, planned)
     kinds = dict.fromkeys(row["what"] for row in rows)
     fits = [fit(what, [row for row in rows if row["what"] == what]) for what in kinds]
     write("scale", {"rows": rows, "fits": fits}, report(rows, fits), "synthetic text")

@@ -2,8 +2,8 @@
 
     python docs/draw_batching.py
 
-Six target batches of eight sentences of the bundled sample under each batching; a coloured cell holds a word, a
-grey one is padding that the model computes for nothing.
+Target batches of eight sentences, for uniform on average, of the bundled sample under each batching; a coloured cell
+holds a word, a grey one is padding that the model computes for nothing.
 """
 
 import sys
@@ -20,18 +20,19 @@ from config import preset
 from dataset import RandomBatches, prepare
 from smart_batching_dataset import UniformBatches
 
-ROWS, BATCHES, WIDTH = 8, 6, 48
+ROWS, HEIGHT, WIDTH = 8, 53, 48
 
 
 def draw(axis, dataset, plan, title: str) -> None:
-    """Batches from top to bottom, each as wide as the model's matrix and eight sentences high."""
-    picture = np.full((BATCHES * (ROWS + 1), WIDTH), 2)
-    for k in range(BATCHES):
+    """As many batches as fit, from top to bottom, as wide as the model's matrix and as high as they have sentences."""
+    picture = np.full((HEIGHT, WIDTH), 2)
+    top = k = 0
+    while top < HEIGHT:
         lengths = dataset.target_lengths[plan[k]]
-        for row, length in enumerate(lengths):
-            line = picture[k * (ROWS + 1) + row]
+        for line, length in zip(picture[top:], lengths, strict=False):
             line[: lengths.max() if plan.shapes is None else plan.shapes[k, 1]] = 1
             line[:length] = 0
+        top, k = top + len(lengths) + 1, k + 1
     axis.imshow(picture, aspect="auto", cmap=ListedColormap(["#2a7ab9", "#cfcfcf", "#ffffff"]), interpolation="nearest")
     axis.set_title(f"{title}: {plan.padding(dataset):.0%} padding", fontsize=11)
     axis.set(xticks=[], yticks=[])
@@ -39,11 +40,10 @@ def draw(axis, dataset, plan, title: str) -> None:
 
 def main() -> None:
     data = prepare(preset("demo", seq_len=WIDTH)).train
-    uniform = UniformBatches(data, ROWS, batch_by="sentences")
     figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), constrained_layout=True)
     draw(axes[0], data, RandomBatches(data, ROWS, width=WIDTH).plan(0), "fixed")
     draw(axes[1], data, RandomBatches(data, ROWS).plan(0), "dynamic")
-    draw(axes[2], data, uniform.plan(0), "uniform")
+    draw(axes[2], data, UniformBatches(data, ROWS).plan(0), "uniform")
     figure.supxlabel("position in the sentence; blue holds a word, grey is padding", fontsize=9)
     figure.savefig(HERE / "batching.png", dpi=80)
 

@@ -1,7 +1,7 @@
 """Every setting of a training run: its name, default and reason, one line each.
 
-`python train.py --help` and the command line are made from this file, so that editing a default here
-and passing the flag of the same name do the same thing.
+`python train.py --help` and the command line are made from this file, so that editing a value here, a default or what a
+preset has in its place, and passing the flag of the same name do the same thing.
 """
 
 import argparse
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python train.py",
         usage="python train.py [--preset NAME] [--setting VALUE ...]   or   python train.py --resume RUN",
         description="Train an encoder-decoder Transformer from scratch to translate.",
-        epilog=f"presets:\n{PRESET_HELP}\n\nEvery default can also be edited in config.py.",
+        epilog=f"presets:\n{PRESET_HELP}\n\nEvery default and preset can also be edited in config.py.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

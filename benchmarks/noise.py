@@ -1,4 +1,4 @@
-"""How noisy is the gradient of an update, for each batching: why uniform batches learn a little slower, if they do.
+"""How noisy is the gradient of an update, for each batching?
 
     python benchmarks/noise.py --dataset joined.parquet --epochs 4 --threads 1
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-SAMPLE = "data/sample" if Path.cwd() == HERE else str(HERE / "data" / "sample")  # a record wants no machine's path
+SAMPLE = "data/sample"  # beside this file, wherever a command is typed; a record wants no machine's path
 MOST_THREADS = 1024  # with many more the threading library ends the process
 
 

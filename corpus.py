@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from config import Config, UserError
+from config import HERE, SAMPLE, Config, UserError
 
 NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # how `datasets` and Arrow put it
 CHUNK = 10_000  # sentences handled at a time
@@ -37,7 +37,7 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
 
     Raises UserError where it is not there, cannot be reached or cannot be read.
     """
-    name = config.dataset
+    name = str(HERE / SAMPLE) if config.dataset == SAMPLE else config.dataset
     try:
         if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
             return _load_file(Path(name))
@@ -235,14 +235,11 @@ def split_corpus(corpus: datasets.DatasetDict, config: Config) -> tuple[Corpus, 
     return train, validation
 
 
-def load_part(config: Config, name: str) -> Corpus:
-    """One part of the corpus: "train" and "validation" as a run has them, or another split of the corpus's own.
+def other_split(corpus: datasets.DatasetDict, config: Config, name: str) -> Corpus:
+    """A split of the corpus's own that a run neither trains nor validates on, its test split for example.
 
     Raises UserError where there is none of that name or nothing usable in it.
     """
-    corpus = load_corpus(config)
-    if name in ("train", "validation"):
-        return split_corpus(corpus, config)[name == "validation"]
     if name not in corpus:
         names = ", ".join(dict.fromkeys(["train", "validation", *corpus]))
         raise UserError(f"The dataset {config.dataset!r} has no split {name!r}; there are: {names}.")

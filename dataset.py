@@ -210,6 +210,11 @@ class Plan:
     def __getitem__(self, k: int) -> np.ndarray:
         return self.order[self.starts[k] : self.starts[k + 1]]
 
+    def first(self, count: int) -> "Plan":
+        """The first `count` batches."""
+        shapes = None if self.shapes is None else self.shapes[:count]
+        return Plan(self.order[: self.starts[count]], self.starts[: count + 1], shapes)
+
     def batch(self, k: int, dataset: BilingualDataset) -> Batch:
         """Batch k, made of the dataset's pairs."""
         if self.shapes is None:
@@ -224,7 +229,7 @@ class Plan:
     def padding(self, dataset: BilingualDataset) -> float:
         """Share of the batches' cells, source and target together, that hold no word."""
         sides = dataset.source_lengths, dataset.target_lengths
-        words = int(sum(lengths.sum() for lengths in sides))
+        words = int(sum(lengths[self.order].sum() for lengths in sides))
         if self.shapes is not None:
             return 1 - words / int(2 * self.shapes.prod(1).sum())
         cells = sum(int((np.diff(self.starts) * self.longest(lengths)).sum()) for lengths in sides)

@@ -87,7 +87,7 @@ def beam_search(
 
 def _log_probabilities(logits: Tensor, full: list[bool]) -> Tensor:
     """Of the words that may follow: (B, K, V), with only EOS left in sentences that are `full`."""
-    log_p = logits.float().log_softmax(-1)
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     log_p[:, :, PAD] = log_p[:, :, SOS] = -torch.inf
     if any(full):
         rows = torch.tensor(full, device=logits.device)

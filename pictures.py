@@ -58,8 +58,9 @@ def draw_attention(read: list[str], written: list[str], weights: Tensor, path: P
             axis.axis("off")
             continue
         axis.imshow(weights[head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
-        axis.set_xticks(range(len(read)), read, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(written)), written, fontsize=8)
+        # Two dollar signs of a text are no formula.
+        axis.set_xticks(range(len(read)), read, rotation=90, fontsize=8, parse_math=False)
+        axis.set_yticks(range(len(written)), written, fontsize=8, parse_math=False)
         axis.set_title(f"head {head + 1}", fontsize=9)
     figure.suptitle("columns: what was read; rows: what was written while looking there", fontsize=9)
     try:

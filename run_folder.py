@@ -31,8 +31,10 @@ PACKAGES = (
 
 def refuse_existing(run: Path) -> None:
     """Raises UserError where there is such a folder already: a run is never overwritten or mixed with another."""
-    if run.exists():
+    if (run / "last.pt").exists():
         raise UserError(f"{run} is there already. Go on with it by --resume {run}, or choose another --name.")
+    if run.exists():
+        raise UserError(f"{run} is there already, without a checkpoint. Delete it, or choose another --name.")
     if run.parent.exists() and not run.parent.is_dir():
         raise UserError(f"{run.parent} is a file, so {run} cannot be made in it. Choose another --runs-dir.")
 
@@ -60,7 +62,9 @@ def checkpoint_path(run: Path, name: str) -> Path:
     if not run.is_dir():
         raise UserError(f"There is no run folder {run}. See `ls runs` for those there are.")
     if not path.exists():
-        raise UserError(f"The run {run} has no checkpoint {path.name}: it stopped before the first was saved.")
+        there = ", ".join(sorted(other.name for other in run.glob("*.pt")))
+        hint = " average.pt is made where a run was given --average." if name == "average" else ""
+        raise UserError(f"The run {run} has no checkpoint {path.name}; it has: {there or 'none yet'}.{hint}")
     return path
 
 

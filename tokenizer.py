@@ -51,7 +51,7 @@ ENGLISH_ENDING = re.compile(r"(s|t|re|ve|ll|d|m)$", re.IGNORECASE)
 VOWEL = re.compile(r"[aeiouhàâäáèêëéìîïíòôöóùûüúœæy]", re.IGNORECASE)
 # Italian words cut short, which are not joined to the next one: un po' alto, va' a casa
 CUT_SHORT = {"po", "mo", "be", "de", "que", "ne", "co", "va", "fa", "da", "sta", "di", "to", "e"}
-CLOSING, OPENING, APOSTROPHES, DASHES = ".,;:?!)]}»”…%", "([{«“‘¿¡", "'’", "-—"
+CLOSING, OPENING, APOSTROPHES = ".,;:?!)]}»”…%", "([{«“‘¿¡", "'’"
 
 
 def to_text(tokenizer: Tokenizer, ids: list[int], language: str) -> str:
@@ -81,7 +81,8 @@ def _space_between(earlier: str, before: str, word: str, quoted: bool, language:
         return False
     if word[0] == '"' or before[-1] == '"':
         return not quoted  # no space on the inner side of a quotation mark
-    if word[0] in APOSTROPHES or word in DASHES or before in DASHES:
+    dashes = "-—" if language == "en" else "-"  # elsewhere a long dash stands between spaces
+    if word[0] in APOSTROPHES or word in dashes or before in dashes:
         return False
     if before[-1] in APOSTROPHES:
         return not _clings(earlier, word, language)
@@ -94,4 +95,6 @@ def _clings(before: str, word: str, language: str) -> bool:
     """Whether `word` follows `before` and an apostrophe without a space."""
     if language in ("en", "de", "nl"):
         return bool(ENGLISH_ENDING.match(word)) or before.lower() == "o"
+    if word.isdigit():  # l'80% of it, but un po' 3 volte
+        return before.lower().endswith("l")
     return bool(VOWEL.match(word)) and before.lower() not in CUT_SHORT

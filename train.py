@@ -103,7 +103,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.scale = self.scaler.get_scale()
         self.epoch, self.batch, self.update = 0, 0, 0  # epochs done, batches of this epoch done, updates in all
-        self.sums = Sums()
+        self.sums, self.padding = Sums(), 0.0  # of this epoch
         # Losses are added up on the device: reading one makes the CPU wait for the GPU.
         self.loss_sums = torch.zeros(2, dtype=wide_dtype(device), device=device)  # smoothed, plain
         self.not_finite = torch.zeros((), dtype=torch.int64, device=device)  # first update with such a loss, or 0
@@ -218,9 +218,10 @@ class Trainer:
 
     # One epoch
 
-    def train_epoch(self, plan: Plan, padding: float) -> None:
-        """Goes on with the epoch until its end or a signal. padding: the plan's share of it, for display."""
+    def train_epoch(self, plan: Plan) -> None:
+        """Goes on with the epoch until its end or a signal."""
         self.model.train()
+        self.padding = plan.padding(self.data.train)
         bar = tqdm(
             total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
@@ -238,14 +239,14 @@ class Trainer:
             self.sums.seconds += time.perf_counter() - start
             if due:
                 speed = (self.sums.tokens - tokens) / (self.sums.seconds - seconds)
-                self.log(bar, norm, speed, padding)
+                self.log(bar, norm, speed)
                 tokens, seconds = self.sums.tokens, self.sums.seconds
             if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
                 self.save()
                 saved = time.perf_counter()
         bar.close()
 
-    def log(self, bar: tqdm, norm: torch.Tensor, speed: float, padding: float) -> None:
+    def log(self, bar: tqdm, norm: torch.Tensor, speed: float) -> None:
         """Reads loss and gradient norm, which waits for the GPU, shows them and keeps them."""
         row = {
             "update": self.update,
@@ -260,13 +261,13 @@ class Trainer:
         elapsed = self.sums.seconds + sum(done["seconds"] for done in self.record.epochs)
         left = elapsed * (self.total - self.update) / self.update
         bar.set_postfix_str(
-            f"loss {row['loss']:.3f}, lr {row['lr']:.1e}, {speed:,.0f} tokens/s, padding {padding:.1%}, "
+            f"loss {row['loss']:.3f}, lr {row['lr']:.1e}, {speed:,.0f} tokens/s, padding {self.padding:.1%}, "
             f"{run_folder.clock(left)} left",
             refresh=False,
         )
 
-    def end_epoch(self, padding: float) -> dict:
-        """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
+    def close_epoch(self) -> dict:
+        """Divides what the epoch has added up, and makes ready for the next; returns the means, times and sizes."""
         smoothed, nll = (self.loss_sums / self.sums.tokens).tolist()
         row = {
             "epoch": self.epoch + 1,
@@ -278,16 +279,20 @@ class Trainer:
             "lr": self.optimizer.param_groups[0]["lr"],
             "norm": self.sums.norm / self.sums.norms if self.sums.norms else None,
             "skipped": self.sums.skipped,
-            "padding": padding,
+            "padding": self.padding,
             "seconds": self.sums.seconds,
             "tokens_per_second": self.sums.tokens / self.sums.seconds,
             "gpu_memory_mb": torch.cuda.max_memory_allocated() / 1e6 if self.device.type == "cuda" else None,
         }
-        row.update(self.validate())
-        best = row["valid_nll"] < self.record.lowest_nll()
-        self.record.epoch(row)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
         self.loss_sums.zero_()
+        return row
+
+    def end_epoch(self) -> dict:
+        """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
+        row = {**self.close_epoch(), **self.validate()}
+        best = row["valid_nll"] < self.record.lowest_nll()
+        self.record.epoch(row)
         if self.epoch > self.config.epochs - self.config.average:
             for name, weight in self.model.state_dict().items():
                 self.mean_weights[name] = self.mean_weights.get(name, 0) + weight / self.config.average
@@ -332,13 +337,11 @@ class Trainer:
     def train(self) -> bool:
         """Trains until the last epoch is done (True) or a signal came, at which the run is saved (False)."""
         while self.epoch < self.config.epochs:
-            plan = self.batches.plan(self.epoch)
-            padding = plan.padding(self.data.train)
-            self.train_epoch(plan, padding)
+            self.train_epoch(self.batches.plan(self.epoch))
             if self.stop_signal is not None:  # also at the end of an epoch: its validation can wait
                 self.save()
                 return False
-            run_folder.show_epoch(self.end_epoch(padding), self.config.epochs)
+            run_folder.show_epoch(self.end_epoch(), self.config.epochs)
         if self.config.average:
             self.keep_average()
         return True
@@ -431,6 +434,9 @@ def main(argv: list[str] | None = None) -> int:
             "--batch-size and twice the --accumulate.",
             file=sys.stderr,
         )
+        return 2
+    except OSError as error:
+        print(f"error: {error}. What was saved before stands, and --resume goes on from it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped before the first update; nothing was saved", file=sys.stderr)

@@ -18,8 +18,8 @@ from tokenizers import Encoding
 
 import run_folder
 from config import MOST_THREADS, Parser, UserError
-from corpus import load_part
-from dataset import BilingualDataset, FlatIds, encode_corpus, prepare
+from corpus import load_corpus, other_split, split_corpus
+from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
 from machine import prepare_machine
@@ -107,14 +107,21 @@ class Translator:
         split: one of the corpus's own, or "validation" for what was held out. Raises UserError where there is none, or
         where the corpus has changed and a sentence held out now may have been trained on.
         """
-        if split in ("train", "validation") and prepare(self.config, self.tokenizers).train.digest() != self.corpus:
-            raise UserError(
-                f"The training part of {self.config.dataset!r} is no longer the one that this run was trained on, so "
-                f"that its {split} part would tell nothing. Put the old corpus back."
-            )
-        corpus = load_part(self.config, split)
-        texts = [pair for sides in corpus.chunks() for pair in zip(*sides, strict=True)]
-        return texts, encode_corpus(corpus, self.tokenizers, self.config.seq_len)
+        corpus, options = load_corpus(self.config), (self.tokenizers, self.config.seq_len)
+        if split in ("train", "validation"):
+            part, validation = split_corpus(corpus, self.config)
+            pairs = encode_corpus(part, *options)
+            if pairs.digest() != self.corpus:
+                raise UserError(
+                    f"The training part of {self.config.dataset!r} is no longer the one that this run was trained on, "
+                    f"so that its {split} part would tell nothing. Put the old corpus back."
+                )
+            if split == "validation":
+                part, pairs = validation, encode_corpus(validation, *options)
+        else:
+            part = other_split(corpus, self.config, split)
+            pairs = encode_corpus(part, *options)
+        return [pair for sides in part.chunks() for pair in zip(*sides, strict=True)], pairs
 
 
 def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, list[int]]]:
@@ -280,8 +287,8 @@ def check(args: argparse.Namespace) -> None:
         )
     if not 0 <= args.threads <= MOST_THREADS:
         raise UserError(f"threads is {args.threads}, but must be at least 0 and at most {MOST_THREADS}.")
-    if args.evaluate is not None and (args.sentence or args.attention):
-        raise UserError("--evaluate translates a split; leave the sentence and --attention out.")
+    if args.evaluate is not None and (args.sentence or args.attention or args.n_best > 1):
+        raise UserError("--evaluate scores the best translation of a split; leave sentence, --attention, --n-best out.")
     if args.attention and args.attention.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"The picture {args.attention} is to end in .png, .pdf or .svg.")
     if args.attention and len(args.sentence) != 1:

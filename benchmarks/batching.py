@@ -5,14 +5,17 @@
 takes the flags of train.py. All train the same model on the same corpus in one process, in turns, so that whatever
 else the machine does falls on all of them alike; a round's ratio to dynamic is taken within the round. Memory is the
 peak of a process of its own that prepares the corpus and trains on the same batches, or on a GPU what is allocated
-there. Making batches is the time the CPU is busy with it: on a GPU that of giving orders.
+there. The table is written anew after every round. Making batches is the time the CPU is busy with it: on a GPU that
+of giving orders.
 """
 
+import gc
 import multiprocessing
 import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +29,9 @@ from tqdm import tqdm
 from config import Config, UserError, parse
 from dataset import prepare
 from machine import choose_precision, prepare_machine, wait_for
-from train import Trainer
+from train import Trainer, make_schedule
 
-ROUNDS, WORDS = 6, {"cpu": 6_000, "cuda": 300_000, "mps": 30_000}  # target tokens of each batching in a round, at least
+ROUNDS, WORDS = 6, {"cpu": 6_000, "cuda": 50_000, "mps": 30_000}  # target tokens of each batching in a round, at least
 DYNAMIC = "dynamic"
 
 
@@ -53,6 +56,8 @@ class Turn:
 
     def __init__(self, config: Config, data, device: torch.device, precision: str):
         self.trainer = Trainer(config, data, device, precision, Path())
+        # A small corpus comes round more often than the settings' epochs.
+        self.trainer.schedule = make_schedule(config, self.trainer.optimizer, 10**9)
         self.trainer.model.train()
         self.plan = self.trainer.batches.plan(0)
         self.next, self.speeds, self.data_share = 0, [], []
@@ -74,16 +79,29 @@ class Turn:
         self.data_share.append(making / seconds)
 
 
-def peak_memory(config: Config, precision: str) -> float:
-    """Peak MB of training on as many words as a turn does, to be called in a process of its own."""
+def peak_memory(config: Config, precision: str) -> float | None:
+    """Peak MB of training on as many words as a few rounds have; None where a GPU has too little."""
     device = prepare_machine(config.device, config.threads)
+    if device.type != "cuda":
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(train_alone, config, device, precision, process_peak).result() / 1e6
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        return train_alone(config, device, precision, torch.cuda.max_memory_allocated) / 1e6
+    except torch.OutOfMemoryError:
+        return None
+
+
+def train_alone(config: Config, device: torch.device, precision: str, peak: Callable[[], int]) -> int:
+    """The peak, in bytes, after the batch with the longest sentence and as many words as a few rounds have."""
+    prepare_machine(config.device, config.threads)
     turn = Turn(config, prepare(config), device, precision)
     longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
     turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
     turn.round(3 * WORDS[device.type])
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return process_peak() / 1e6
+    return peak()
 
 
 def process_peak() -> int:
@@ -97,11 +115,14 @@ def process_peak() -> int:
 def measure(config: Config, data, device: torch.device, precision: str) -> list[dict]:
     """One row a batching, but for memory."""
     turns = {name: Turn(c, data, device, precision) for name, c in variants(config).items()}
-    for _ in tqdm(range(ROUNDS + 1), desc="rounds"):
+    words, rows = int((data.train.target_lengths - 1).sum()), []
+    for number in tqdm(range(ROUNDS + 1), desc="rounds"):
         for turn in turns.values():
-            turn.round(WORDS[device.type])  # the first round warms up and is left out
-    words = int((data.train.target_lengths - 1).sum())
-    return [row(name, turn, turns[DYNAMIC].speeds, words) for name, turn in turns.items()]
+            turn.round(WORDS[device.type])
+        if number:  # the first round warms up and is left out
+            rows = [row(name, turn, turns[DYNAMIC].speeds, words) for name, turn in turns.items()]
+            write_down(rows, precision, show=False)
+    return rows
 
 
 def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
@@ -110,6 +131,7 @@ def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
     return {
         "batching": name,
         "batch_size": turn.trainer.config.batch_size,
+        "rounds": len(speeds),
         "padding": turn.plan.padding(turn.trainer.data.train),
         "updates_an_epoch": len(turn.plan),
         "tokens_per_second": spread(speeds),
@@ -119,13 +141,19 @@ def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
     }
 
 
+def megabytes(row: dict) -> str:
+    if "peak_mb" not in row:
+        return ""
+    return "too little" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"
+
+
 def tabulate(rows: list[dict]) -> str:
     head = ["batching", "sentences", "padding", "updates an epoch", "real target tokens/s", "seconds an epoch",
             "times dynamic", "making batches", "peak MB"]  # fmt: skip
     lines = [
         [r["batching"], str(r["batch_size"]), f"{r['padding']:.1%}", f"{r['updates_an_epoch']:,}",
          shown(r["tokens_per_second"], ",.0f"), f"{r['seconds_an_epoch']:,.0f}", shown(r["times_dynamic"], ".2f"),
-         f"{r['share_of_time_for_data']:.1%}", f"{r['peak_mb']:,.0f}" if "peak_mb" in r else ""]
+         f"{r['share_of_time_for_data']:.1%}", megabytes(r)]
         for r in rows
     ]  # fmt: skip
     return table(head, lines)
@@ -137,20 +165,18 @@ def main() -> int:
         device = prepare_machine(config.device, config.threads)
         precision, _ = choose_precision(config.precision, device)
         rows = measure(config, prepare(config), device, precision)
-        write_down(rows, precision)
         for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                r["peak_mb"] = pool.submit(peak_memory, c, precision).result()
+            r["peak_mb"] = peak_memory(c, precision)
+            write_down(rows, precision, show=r is rows[-1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_down(rows, precision)
     return 0
 
 
-def write_down(rows: list[dict], precision: str) -> None:
-    note = f"{precision}, {ROUNDS} rounds, median (range)"
-    write("batching", {"precision": precision, "rows": rows}, tabulate(rows), note)
+def write_down(rows: list[dict], precision: str, show: bool) -> None:
+    note = f"{precision}, {rows[0]['rounds']} rounds, median (range)"
+    write("batching", {"precision": precision, "rows": rows}, tabulate(rows), note, show)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Everything that needs a GPU, in one command and within minutes, most important first.
 
     python benchmarks/gpu_suite.py --out DIR --dataset joined.parquet
+    python benchmarks/gpu_suite.py --out DIR --only steps-bf16-compiled uniform-compiled …    # some of its stages
     python benchmarks/gpu_suite.py --out DIR --tiny         # the same stages on a CPU in a minute or two: no results
 
-The stages, each a process of its own: the CUDA tests; 18 epochs of the base model with uniform batches, compiled, and
-with dynamic padding; an update taken apart, eager and compiled, in fp16 and bf16; batchings side by side in both. A
-stage that would run past --minutes is ended, said so in suite.md, and what it had written stays. DIR then holds JSON,
-Markdown and pictures, and no weights. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one with
-lengths like those of opus_books, with which the card's figures are to be made.
+The stages, each a process of its own: an update taken apart; 18 epochs of the base model with uniform batches and with
+dynamic padding; batchings side by side; the CUDA tests; then the same compiled, which takes minutes at first, and in
+fp16. A stage that runs past its own limit or past --minutes is ended, said so in suite.md, and what it had written
+stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves checkpoints into it on the way, which a
+folder in memory (/dev/shm) takes fastest. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one
+with lengths like those of opus_books, with which the card's figures are to be made.
 """
 
 import argparse
@@ -28,38 +30,53 @@ from report import table
 import run_folder
 
 # Four times the original's budget and AdamW: 32 sentences an update leave a card waiting for its next kernel.
-BASE = ["--batch-size", "128", "--optimizer", "adamw", "--max-lr", "7e-4", "--beta2", "0.98", "--held-out", "0.02"]
+BASE = ["--batch-size", "128", "--optimizer", "adamw", "--max-lr", "7e-4", "--beta2", "0.98", "--held-out", "0.01"]
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
         "--device", "cpu", "--threads", "1"]  # fmt: skip
 
 
-def stages(data: list[str], out: Path, tiny: bool) -> dict[str, list[str]]:
-    """What to run, most important first: name to the arguments of Python."""
+SHORTEST = 15  # seconds: less time left is not worth starting a stage for
+
+
+def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
+    """What to run, most important first: name to the most seconds it may take and the arguments of Python."""
     train = ["train.py", *data, "--runs-dir", str(out / "runs"), "--log-every", "100", "--checkpoint-minutes", "0"]
-    compiled = ["--compile", "--shapes", "2" if tiny else "8"]  # each shape takes a minute to compile for a CPU
+    compiled = ["--compile", "--shapes", "2" if tiny else "8"]  # each shape takes half a minute to compile
+    bf16, fp16 = ([*data, "--precision", precision] for precision in ("bf16", "fp16"))
+
+    def run(name: str, batching: str, *more: str) -> list[str]:
+        return [*train, "--precision", "bf16", "--name", name, "--batching", batching, *more]
+
     found = {
-        "tests": ["-m", "pytest", "-q", "tests/test_gpu.py"],
-        "uniform": [*train, "--name", "uniform", "--batching", "uniform", "--precision", "bf16", *compiled],
-        "dynamic": [*train, "--name", "dynamic", "--batching", "dynamic", "--precision", "bf16"],
+        "steps-bf16": (60, ["benchmarks/steps.py", *bf16]),
+        "uniform": (180, run("uniform", "uniform")),
+        "dynamic": (180, run("dynamic", "dynamic")),
+        "batching-bf16": (120, ["benchmarks/batching.py", *bf16]),
+        "tests": (150, ["-m", "pytest", "-v", "--durations=0", "tests/test_gpu.py"]),
+        "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
+        "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),
+        "steps-fp16": (60, ["benchmarks/steps.py", *fp16]),
+        "batching-fp16": (120, ["benchmarks/batching.py", *fp16]),
+        "steps-fp16-compiled": (400, ["benchmarks/steps.py", *fp16, *compiled]),
     }
-    for precision in ("bf16",) if tiny else ("bf16", "fp16"):
-        common = [*data, "--precision", precision]
-        found[f"steps-{precision}"] = ["benchmarks/steps.py", *common]
-        found[f"steps-{precision}-compiled"] = ["benchmarks/steps.py", *common, *compiled]
-        found[f"batching-{precision}"] = ["benchmarks/batching.py", *common]
-    return found
+    return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}  # a CPU has no fast fp16
 
 
-def run_stage(name: str, arguments: list[str], out: Path, seconds: float) -> dict:
-    """Runs a stage for at most so many seconds; its output goes to name.log, a benchmark's results to name/"""
+def run_stage(name: str, arguments: list[str], out: Path, seconds: float, more: dict[str, str]) -> dict:
+    """Runs a stage for at most so many seconds; its output goes to name.log, a benchmark's results to name/.
+    more: environment variables.
+    """
     start = time.perf_counter()
+    if seconds < SHORTEST:
+        return {"stage": name, "outcome": "left out for want of time", "seconds": 0.0}
     with open(out / f"{name}.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, *arguments], cwd=HERE.parent, stdout=log, stderr=subprocess.STDOUT,
-            env={**os.environ, "BENCHMARK_RESULTS": str(out / name)}, start_new_session=True,
+            env={**os.environ, "BENCHMARK_RESULTS": str(out / name), "PYTHONUNBUFFERED": "1", **more},
+            start_new_session=True,
         )  # fmt: skip
         try:
-            code = process.wait(timeout=max(1.0, seconds))
+            code = process.wait(timeout=seconds)
             outcome = "done" if code == 0 else f"failed with exit code {code}, see {name}.log"
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which would keep the card's memory
@@ -70,9 +87,9 @@ def run_stage(name: str, arguments: list[str], out: Path, seconds: float) -> dic
 
 def job(run: Path) -> dict:
     """What a training came to, as far as it went."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    for path in [*run.glob("*.pt"), *run.glob("events.*")]:
+    for path in [*run.glob("*.pt"), *run.glob("*.part"), *run.glob("events.*")]:
         path.unlink()  # weights are too large to keep, and TensorBoard's file says nothing new
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     later = rows[1:] or rows  # the first epoch compiles
     best = min(rows, key=lambda row: row["valid_nll"])
     return {
@@ -106,20 +123,33 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if need be")
     parser.add_argument("--dataset", help="what to train on; without it opus_books from the Hub")
     parser.add_argument("--minutes", type=float, default=8.5, help="time for all of it (default: 8.5)")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages and no others")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the bundled sample and the CPU")
     args = parser.parse_args()
     if (args.out / "runs").exists():
         print(f"error: {args.out} holds the results of another suite. Name a new folder.", file=sys.stderr)
         return 2
+    known = stages([], args.out, args.tiny)
+    if unknown := set(args.only or ()) - known.keys():
+        print(f"error: no stage {', '.join(sorted(unknown))}; there are: {', '.join(known)}.", file=sys.stderr)
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
-    data = TINY if args.tiny else BASE + (["--dataset", args.dataset] if args.dataset else [])
+    data, more = (TINY if args.tiny else BASE), {}
+    if args.dataset and Path(args.dataset).exists():
+        args.dataset = str(Path(args.dataset).resolve())  # stages start in the repository
+        more = {"HF_HUB_OFFLINE": "1"}  # asking the Hub about a local file can take seconds each time
+    if args.dataset and not args.tiny:
+        data = [*data, "--dataset", args.dataset]
     end = time.perf_counter() + 60 * args.minutes
     done, jobs = [], {}
-    for name, arguments in stages(data, args.out.resolve(), args.tiny).items():
+    for name, (most, arguments) in stages(data, args.out.resolve(), args.tiny).items():
+        if args.only and name not in args.only:
+            continue
         print(f"{name} …", flush=True)
-        done.append(run_stage(name, arguments, args.out.resolve(), end - time.perf_counter()))
+        done.append(run_stage(name, arguments, args.out.resolve(), min(most, end - time.perf_counter()), more))
         print(f"  {done[-1]['outcome']} after {done[-1]['seconds']:,.0f} s", flush=True)
-        with contextlib.suppress(FileNotFoundError):  # not a training, or ended before its first epoch
+        # Not a training, or ended before its first epoch, or while it wrote a line.
+        with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             jobs[name] = job(args.out / "runs" / name)
         facts = run_folder.environment()
         results = json.dumps({**facts, "stages": done, "trainings": jobs}, indent=2)

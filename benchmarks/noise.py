@@ -68,8 +68,8 @@ def measure(config: Config) -> list[dict]:
     quiet = replace(config, batching="dynamic", checkpoint_minutes=0.0, log_every=10**9)  # no run, no record
     trainer = Trainer(quiet, data, device, "fp32", Path())
     while trainer.epoch < config.epochs:
-        trainer.train_epoch(trainer.batches.plan(trainer.epoch), 0.0)
-        trainer.epoch, trainer.batch = trainer.epoch + 1, 0
+        trainer.train_epoch(trainer.batches.plan(trainer.epoch))
+        trainer.close_epoch()
     trainer.model.eval()  # the noise of dropout is nobody's
     return [{"batching": name, **noise(gradients(trainer, c))} for name, c in variants(config).items()]
 

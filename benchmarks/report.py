@@ -25,8 +25,8 @@ def table(head: list[str], lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rules, *lines))
 
 
-def write(name: str, results: dict, text: str, note: str = "") -> None:
-    """Writes name.json and name.md into RESULTS and prints the latter. note: what the figures depend on besides."""
+def write(name: str, results: dict, text: str, note: str = "", show: bool = True) -> None:
+    """Writes name.json and name.md into RESULTS and shows the latter. note: what the figures depend on besides."""
     facts = run_folder.environment()
     machine, versions = facts["machine"], facts["versions"]
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -34,4 +34,5 @@ def write(name: str, results: dict, text: str, note: str = "") -> None:
     where = f"{machine['gpu'] or machine['processor']}, torch {versions['torch']}, threads: {machine['threads']}"
     text = f"`{facts['command']}`, {where}{note and ', ' + note}\n\n{text}\n"
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    print(text)
+    if show:
+        print(text)

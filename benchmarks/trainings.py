@@ -73,25 +73,14 @@ def settings_of(variant: str) -> tuple[dict, bool]:
 def epoch_row(trainer: Trainer) -> dict:
     """Trains one epoch; its mean loss, its last update's loss, and the held-out loss."""
     plan = trainer.batches.plan(trainer.epoch)
-    padding = plan.padding(trainer.data.train)
     before_last = (len(plan) - 1) // trainer.config.accumulate * trainer.config.accumulate  # batches
-    trainer.train_epoch(replace(plan, starts=plan.starts[: before_last + 1]), padding)
-    before, tokens = trainer.loss_sums.clone(), trainer.sums.tokens
-    trainer.train_epoch(plan, padding)
-    sums = trainer.sums
-    row = {
-        "epoch": trainer.epoch + 1,
-        "update": trainer.update,
-        "train_loss": float(trainer.loss_sums[0]) / sums.tokens,
-        "train_nll": float(trainer.loss_sums[1]) / sums.tokens,
-        "last_batch_loss": float(trainer.loss_sums[0] - before[0]) / (sums.tokens - tokens),
-        "valid_nll": trainer.held_out_loss()[1],
-        "padding": padding,
-        "seconds": sums.seconds,
-    }
-    trainer.epoch, trainer.batch, trainer.sums = trainer.epoch + 1, 0, type(sums)()
-    trainer.loss_sums.zero_()
-    return row
+    trainer.train_epoch(plan.first(before_last))
+    before, tokens = float(trainer.loss_sums[0]), trainer.sums.tokens
+    trainer.train_epoch(plan)
+    last = (float(trainer.loss_sums[0]) - before) / (trainer.sums.tokens - tokens)
+    row = trainer.close_epoch()
+    kept = ("epoch", "update", "train_loss", "train_nll", "padding", "seconds")
+    return {**{name: row[name] for name in kept}, "last_batch_loss": last, "valid_nll": trainer.held_out_loss()[1]}
 
 
 def scores(trainer: Trainer) -> dict:

@@ -562,6 +562,20 @@ def test_padding_equals_a_naive_count(shape):
     )
 
 
+@pytest.mark.parametrize("shapes", [None, np.tile((25, 30), (5, 1))])
+def test_the_first_batches_of_a_plan_are_a_plan(shapes):
+    data, _, _ = random_dataset()
+    plan = Plan(np.random.default_rng(0).permutation(40), np.array([0, 1, 9, 10, 33, 40]), shapes)
+    first = plan.first(3)
+    assert len(first) == 3
+    for k in range(3):
+        assert torch.equal(first.batch(k, data).source, plan.batch(k, data).source)
+    batches = [plan.batch(k, data) for k in range(3)]
+    cells = sum(b.source.numel() + b.target.numel() + len(b.target) for b in batches)
+    words = data.source_lengths[plan.order[:10]].sum() + data.target_lengths[plan.order[:10]].sum()
+    assert first.padding(data) == pytest.approx(1 - words / cells)
+
+
 def test_rows_that_fill_up_a_batch_hold_pairs_but_no_labels():
     data, _, _ = random_dataset()
     batch, alone = data.batch(np.array([3, 8, 5]), rows=5, width=20), data.batch(np.array([3, 8, 5]), width=20)

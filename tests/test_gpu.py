@@ -18,7 +18,9 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
 def trainer_on(device, config, precision) -> Trainer:
     prepare_machine(device.type, 0)
-    return Trainer(config, prepare(config), device, precision, Path(config.runs_dir))
+    run = Path(config.runs_dir)
+    run.mkdir(exist_ok=True)  # for the record
+    return Trainer(config, prepare(config), device, precision, run)
 
 
 def test_batches_made_on_the_card_are_those_of_the_cpu(tiny):
@@ -45,7 +47,8 @@ def test_the_loss_is_that_of_the_cpu(tiny, precision):
 
 @pytest.mark.parametrize("compile", [False, True])
 def test_an_update_in_bf16_never_waits_for_the_card(tiny, compile):
-    trainer = trainer_on(CUDA, dataclasses.replace(tiny, compile=compile, shapes=4, batching="uniform"), "bf16")
+    config = dataclasses.replace(tiny, compile=compile, shapes=2, batching="uniform", epochs=9)
+    trainer = trainer_on(CUDA, config, "bf16")
     plan = trainer.batches.plan(0)
     for _ in range(3):  # kernels, graphs and optimizer state are made at first
         for k in range(len(plan)):
@@ -76,7 +79,7 @@ def gradients(trainer, k, monkeypatch) -> dict[str, torch.Tensor]:
 def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    config = dataclasses.replace(tiny, dropout=0.0, shapes=4, batching="uniform")
+    config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", epochs=9)
     eager, graphs = (trainer_on(CUDA, dataclasses.replace(config, compile=c), precision) for c in (False, True))
     plan = graphs.batches.plan(0)
     for _ in range(3):  # warmed up, recorded, replayed
@@ -94,13 +97,13 @@ def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, monkeypatch)
 def test_nothing_is_compiled_again_after_warm_up(tiny):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    trainer = trainer_on(CUDA, dataclasses.replace(tiny, compile=True, shapes=4, batching="uniform"), "fp16")
+    trainer = trainer_on(CUDA, dataclasses.replace(tiny, compile=True, shapes=2, batching="uniform"), "fp16")
     plan = trainer.batches.plan(0)
-    trainer.train_epoch(plan, 0.0)
+    trainer.train_epoch(plan)
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert compiled == len({tuple(shape) for shape in plan.shapes.tolist()})
     trainer.batch = 0
-    trainer.train_epoch(trainer.batches.plan(1), 0.0)
+    trainer.train_epoch(trainer.batches.plan(1))
     assert compiled == torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 

@@ -176,6 +176,8 @@ ITALIAN = [
     '"Ciao", disse. "Vieni!"',
     "3.000 persone alle 2:30",
     "lunedì-venerdì",
+    "— Sì, — disse lui — vengo.",
+    "l'80% di loro, dell'1 maggio",
     "(v. nota)",
     "Ma... no!",
     "perché no? Perché sì.",

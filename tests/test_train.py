@@ -274,7 +274,7 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run_bit_for_bit(tiny, st
 def test_the_average_is_the_mean_of_the_last_epochs_weights(tiny, monkeypatch):
     trainer = train.start(dataclasses.replace(tiny, epochs=5, average=3))
     ends, end_epoch = [], trainer.end_epoch
-    monkeypatch.setattr(trainer, "end_epoch", lambda padding: (ends.append(weights(trainer)), end_epoch(padding))[1])
+    monkeypatch.setattr(trainer, "end_epoch", lambda: (ends.append(weights(trainer)), end_epoch())[1])
     assert trainer.train()
     average = torch.load(trainer.run / "average.pt", weights_only=True)["model"]
     for name in ends[0]:
@@ -519,6 +519,32 @@ def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
     assert "half the --batch-size" in capsys.readouterr().err
 
 
+def test_a_disk_that_is_full_between_checkpoints_ends_in_a_sentence(tiny, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "steps.jsonl")
+
+    monkeypatch.setattr(run_folder, "_append", full)
+    assert train.main(command(tiny)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "No space left on device: 'steps.jsonl'" in error
+    assert "--resume" in error
+
+
+def test_a_folder_without_a_checkpoint_is_not_to_be_resumed(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(UserError, match=r"without a checkpoint.*--name"):
+        run_folder.refuse_existing(run)
+    with pytest.raises(UserError, match=r"no checkpoint last.pt; it has: none yet"):
+        run_folder.checkpoint_path(run, "last")
+    run_folder.save_checkpoint(run / "last.pt", {})
+    with pytest.raises(UserError, match="--resume"):
+        run_folder.refuse_existing(run)
+    with pytest.raises(UserError, match=r"no checkpoint average.pt; it has: last.pt.*--average"):
+        run_folder.checkpoint_path(run, "average")
+
+
 def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):
     whole = run_all(dataclasses.replace(tiny, name="whole"))
     stop_after(monkeypatch, whole.total)
@@ -640,13 +666,13 @@ def test_nothing_is_compiled_again_after_each_shape_has_come_once(tiny, traced, 
     config = dataclasses.replace(tiny, compile=True, batching=batching, shapes=shapes, layers=1)
     trainer = trainer_for(config)
     plan = trainer.batches.plan(0)
-    trainer.train_epoch(plan, 0.0)
+    trainer.train_epoch(plan)
     compiled = dict(traced["stats"])
     seen = {tuple(shape) for shape in plan.shapes.tolist()}
     assert compiled["unique_graphs"] == len(seen)  # one graph a shape: not a break in it, no fall back to eager
     assert len(seen) > 8 or batching == "fixed"  # PyTorch's own limit is 8
-    trainer.end_epoch(0.0)  # validation has other shapes, but is not compiled
-    trainer.train_epoch(trainer.batches.plan(1), 0.0)
+    trainer.end_epoch()  # validation has other shapes, but is not compiled
+    trainer.train_epoch(trainer.batches.plan(1))
     assert dict(traced["stats"])["unique_graphs"] == compiled["unique_graphs"]
     assert not traced["graph_break"]
 

@@ -20,6 +20,7 @@ import translate
 from config import UserError
 from dataset import prepare
 from decoding import Search
+from pictures import draw_attention
 from tokenizer import train_bpe_tokenizer, train_word_tokenizer
 from translate import Translator, cut
 
@@ -286,7 +287,8 @@ def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypat
         (["--n-best", "0"], "at least 1"),
         (["--length-penalty", "nan"], "length_penalty is nan"),
         (["--threads", "-1"], "threads is -1"),
-        (["--evaluate", "validation", "one"], "leave the sentence"),
+        (["--evaluate", "validation", "one"], "leave sentence"),
+        (["--evaluate", "validation", "--beam", "2", "--n-best", "2"], "--n-best out"),
         (["--evaluate", "test"], "there are: train, validation"),
         (["--attention", "a.png"], "0 are given"),
         (["--attention", "a.png", "one", "two"], "2 are given"),
@@ -323,6 +325,11 @@ def test_attention_is_drawn_for_the_words_of_both_sides(run, tmp_path, capsys):
     assert translate.main([str(run), *flags, "one two three"]) == 0
     assert "\tuno due tre\n" in capsys.readouterr().out
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_signs_of_a_formula_are_drawn_as_they_stand(tmp_path):
+    draw_attention(["$$", "$\\frac$"], ["$", "^_$"], torch.ones(1, 2, 2), tmp_path / "signs.png")
+    assert (tmp_path / "signs.png").exists()
 
 
 # --- Evaluation ---------------------------------------------------------------------------------------------

@@ -54,10 +54,15 @@ def score(translations: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
+def lower_case_bleu(translations: list[str], references: list[str]) -> float:
+    """SacreBLEU of the text in lower case, as much of the literature reports it."""
+    return BLEU(lowercase=True).corpus_score(translations, [references]).score
+
+
 def signatures() -> dict[str, str]:
-    """SacreBLEU's own account of how it computes `bleu` and `chrf`, to be quoted with a score (Post 2018)."""
+    """SacreBLEU's own account of how it computes its scores, to be quoted with them (Post 2018)."""
     found = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", BLEU()), ("lower_case_bleu", BLEU(lowercase=True)), ("chrf", CHRF())):
         metric.corpus_score(["a"], [["a"]])  # it knows the number of references only then
         found[name] = str(metric.get_signature())
     return found
@@ -79,7 +84,8 @@ def evaluate(translator, split: str, folder: Path) -> dict:
     smoothed, nll = mean_losses(translator.model, pairs, translator.config, contextlib.nullcontext())
     result = {
         "split": split, "pairs": len(texts), "pairs_of_loss": len(pairs), "checkpoint": translator.checkpoint,
-        **translator.search._asdict(), **score(translations, references), "signatures": signatures(),
+        **translator.search._asdict(), **score(translations, references),
+        "lower_case_bleu": lower_case_bleu(translations, references), "signatures": signatures(),
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
         "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip

@@ -248,6 +248,7 @@ def show_evaluation(translator: Translator, run: Path, split: str) -> None:
         f"{split} of {translator.config.dataset}, {result['pairs']:,} pairs, {result['checkpoint']}.pt, "
         f"beam {result['beam']}, length penalty {result['length_penalty']:g}, {result['seconds']:.0f} s\n"
         f"  BLEU {result['bleu']:.2f}  {result['signatures']['bleu']}\n"
+        f"  BLEU {result['lower_case_bleu']:.2f}  {result['signatures']['lower_case_bleu']}\n"
         f"  chrF {result['chrf']:.2f}  {result['signatures']['chrf']}\n"
         f"  CER {result['cer']:.3f}, WER {result['wer']:.3f}, exact {result['exact']:.1%}\n"
         f"  loss {result['loss']:.3f} (plain {result['nll']:.3f}, perplexity {result['perplexity']:.1f})"

@@ -52,7 +52,7 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "uniform": (180, run("uniform", "uniform")),
         "dynamic": (180, run("dynamic", "dynamic")),
         "batching-bf16": (120, ["benchmarks/batching.py", *bf16]),
-        "tests": (150, ["-m", "pytest", "-v", "--durations=0", "tests/test_gpu.py"]),
+        "tests": (150, ["-m", "pytest", "-v", "-n0", "--durations=0", "tests/test_gpu.py"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),
         "steps-fp16": (60, ["benchmarks/steps.py", *fp16]),

@@ -342,8 +342,10 @@ def test_an_evaluation_has_the_scores_of_the_sacrebleu_command(run, beam):
     files = run / f"validation-best-beam{beam}-penalty1"
     result = json.loads(Path(f"{files}.json").read_text())
     words = f"-m sacrebleu {files}.references.txt -i {files}.hypotheses.txt -m bleu chrf -w 2".split()
-    theirs = json.loads(subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout)
-    for name, row in zip(("bleu", "chrf"), theirs, strict=True):
+    lower = f"-m sacrebleu {files}.references.txt -i {files}.hypotheses.txt -lc -w 2".split()
+    both = [subprocess.run([sys.executable, *w], capture_output=True, text=True, check=True) for w in (words, lower)]
+    rows = [*json.loads(both[0].stdout), json.loads(both[1].stdout)]
+    for name, row in zip(("bleu", "chrf", "lower_case_bleu"), rows, strict=True):
         assert round(result[name], 2) == row["score"]
         assert result["signatures"][name] == row["signature"]
         assert row["signature"] in process.stdout.decode()
@@ -394,6 +396,7 @@ def test_error_rates_are_those_of_torchmetrics():
 def test_perfect_translations_have_perfect_scores():
     text = ["un gatto dorme sul tavolo rosso", "è vero"]
     assert evaluation.score(text, text) == pytest.approx({"bleu": 100, "chrf": 100, "cer": 0, "wer": 0, "exact": 1})
+    assert evaluation.lower_case_bleu(["Un Gatto dorme QUI"], ["un gatto dorme qui"]) == pytest.approx(100)
 
 
 def test_text_that_is_not_utf_8_is_refused(translator):

@@ -288,7 +288,7 @@ def test_a_device_that_is_not_there(tmp_path, capsys):
 
 def test_the_name_of_a_run_that_is_there(tmp_path, capsys):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    (tmp_path / "runs" / "mine" / "note").write_text("keep me")
+    (tmp_path / "runs" / "mine" / "last.pt").write_text("keep me")
     before = contents(tmp_path / "runs")
     argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--runs-dir", tmp_path / "runs", "--name", "mine"]
     refuse(argv, capsys, tmp_path / "runs" / "mine", "--resume", "--name")

@@ -42,10 +42,11 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
     """What to run, most important first: name to the most seconds it may take and the arguments of Python."""
     train = ["train.py", *data, "--runs-dir", str(out / "runs"), "--log-every", "100", "--checkpoint-minutes", "0"]
     compiled = ["--compile", "--shapes", "2" if tiny else "8"]  # each shape takes half a minute to compile
-    bf16, fp16 = ([*data, "--precision", precision] for precision in ("bf16", "fp16"))
+    half = "fp32" if tiny else "bf16"  # which a CPU may only emulate, a hundred times as slowly
+    bf16, fp16 = ([*data, "--precision", precision] for precision in (half, "fp16"))
 
     def run(name: str, batching: str, *more: str) -> list[str]:
-        return [*train, "--precision", "bf16", "--name", name, "--batching", batching, *more]
+        return [*train, "--precision", half, "--name", name, "--batching", batching, *more]
 
     found = {
         "steps-bf16": (60, ["benchmarks/steps.py", *bf16]),
@@ -59,7 +60,7 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "batching-fp16": (120, ["benchmarks/batching.py", *fp16]),
         "steps-fp16-compiled": (400, ["benchmarks/steps.py", *fp16, *compiled]),
     }
-    return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}  # a CPU has no fast fp16
+    return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}
 
 
 def run_stage(name: str, arguments: list[str], out: Path, seconds: float, more: dict[str, str]) -> dict:

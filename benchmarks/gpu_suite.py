@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_suite.py --out DIR --dataset joined.parquet
     python benchmarks/gpu_suite.py --out DIR --only steps-bf16-compiled uniform-compiled …    # some of its stages
-    python benchmarks/gpu_suite.py --out DIR --tiny         # the same stages on a CPU in a minute or two: no results
+    python benchmarks/gpu_suite.py --out DIR --tiny     # the same stages on a CPU, in fp32, within minutes: no results
 
 The stages, each a process of its own: an update taken apart; 18 epochs of the base model with uniform batches and with
 dynamic padding; batchings side by side; the CUDA tests; then the same compiled, which takes minutes at first, and in

@@ -1,4 +1,4 @@
-"""A run's folder: checkpoints that survive a crash and the record of what was done."""
+"""A run's folder: checkpoints that survive a crash, the record of what was done, and its picture."""
 
 import contextlib
 import json
@@ -324,3 +324,33 @@ def summarise(run: Path, config: Config, record: Record) -> None:
             f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, exact {row['exact']:.1%}"
         )
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run} "…"']))
+
+
+def draw_curves(run: Path, config: Config, record: Record) -> Path | None:
+    """Draws loss, learning rate and throughput into run/curves.png; None where matplotlib is not installed."""
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError:
+        return None
+    epochs, steps = record.epochs, record.steps
+    figure, (loss, rate, speed) = plt.subplots(1, 3, figsize=(15, 4.2), constrained_layout=True)
+    x = [row["epoch"] for row in epochs]
+    loss.plot(x, [row["train_loss"] for row in epochs], "o-", label="training, smoothed")
+    loss.plot(x, [row["train_nll"] for row in epochs], "o-", label="training, plain")
+    loss.plot(x, [row["valid_nll"] for row in epochs], "s--", label="held out, plain")
+    floor = epochs[-1]["label_smoothing_floor"]
+    loss.axhline(config.target_loss, color="green", linewidth=1, label=f"target {config.target_loss}")
+    loss.axhline(floor, color="grey", linewidth=1, linestyle=":", label=f"floor of the smoothed loss, {floor:.2f}")
+    loss.xaxis.get_major_locator().set_params(integer=True)
+    loss.set(xlabel="epoch", ylabel="nats a target token", title="loss, mean of the epoch", ylim=(0, None))
+    loss.legend(fontsize=8)
+    updates = [row["update"] for row in steps]
+    rate.plot(updates, [row["lr"] for row in steps])
+    rate.set(xlabel="update", title="learning rate")
+    speed.plot(updates, [row["tokens_per_second"] for row in steps], linewidth=0.8)
+    speed.set(xlabel="update", title="real target tokens a second", ylim=(0, None))
+    figure.suptitle(run.name)
+    path = run / "curves.png"
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+    return path

@@ -18,7 +18,6 @@ from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
 from machine import DTYPES, choose_precision, prepare_machine, wide_dtype
 from model import Transformer, build_model, label_smoothing_floor, loss_sums
-from pictures import draw_curves
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
@@ -445,7 +444,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
         return 128 + trainer.stop_signal
     run_folder.summarise(trainer.run, trainer.config, trainer.record)
-    picture = draw_curves(trainer.run, trainer.config, trainer.record)
+    picture = run_folder.draw_curves(trainer.run, trainer.config, trainer.record)
     print(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")
     return 0
 

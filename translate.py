@@ -6,6 +6,7 @@
 import argparse
 import contextlib
 import itertools
+import math
 import os
 import queue
 import sys
@@ -24,7 +25,6 @@ from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
 from machine import prepare_machine
 from model import build_model
-from pictures import draw_attention
 from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
 LINES_AT_ONCE = 2048  # read before the first of them is translated, so that like lengths can be put together
@@ -239,6 +239,38 @@ def show(translator: Translator, sentences: list[str]) -> None:
         for text, score in found:
             print(one_line(text) if translator.search.n_best == 1 else f"{score:.3f}\t{one_line(text)}")
     sys.stdout.flush()
+
+
+def draw_attention(read: list[str], written: list[str], weights: torch.Tensor, path: Path) -> None:
+    """Draws how much each head looked at each word read while it wrote each word: weights (H, written, read).
+
+    Raises UserError where there is no matplotlib, or the picture cannot be written.
+    """
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        raise UserError("A picture needs matplotlib; `pip install matplotlib` brings it.") from error
+    columns = math.ceil(math.sqrt(len(weights)))
+    width, height = 1 + 0.35 * len(read), 1 + 0.3 * len(written)
+    rows = math.ceil(len(weights) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * width, rows * height), squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for head, axis in enumerate(axes.flat):
+        if head >= len(weights):
+            axis.axis("off")
+            continue
+        axis.imshow(weights[head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        # Two dollar signs of a text are no formula.
+        axis.set_xticks(range(len(read)), read, rotation=90, fontsize=8, parse_math=False)
+        axis.set_yticks(range(len(written)), written, fontsize=8, parse_math=False)
+        axis.set_title(f"head {head + 1}", fontsize=9)
+    figure.suptitle("columns: what was read; rows: what was written while looking there", fontsize=9)
+    try:
+        figure.savefig(path, dpi=90)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"The picture {path} cannot be written: {error}.") from error
+    finally:
+        plt.close(figure)
 
 
 def show_evaluation(translator: Translator, run: Path, split: str) -> None:

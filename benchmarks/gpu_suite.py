@@ -5,11 +5,12 @@
     python benchmarks/gpu_suite.py --out DIR --tiny     # the same stages on a CPU, in fp32, within minutes: no results
 
 The stages, each a process of its own: an update taken apart; 18 epochs of the base model with uniform batches and with
-dynamic padding; batchings side by side; the CUDA tests; then the same compiled, which takes minutes at first, and in
-fp16. A stage that runs past its own limit or past --minutes is ended, said so in suite.md, and what it had written
-stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves checkpoints into it on the way, which a
-folder in memory (/dev/shm) takes fastest. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one
-with lengths like those of opus_books, with which the card's figures are to be made.
+dynamic padding; batchings side by side; the CUDA tests; then the same compiled, which takes minutes at first, with a
+call of its own by --only, and in fp16. A stage that runs past its own limit or past --minutes is ended, said so in
+suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
+checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that train.py
+takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's figures are to
+be made.
 """
 
 import argparse
@@ -33,8 +34,6 @@ import run_folder
 BASE = ["--batch-size", "128", "--optimizer", "adamw", "--max-lr", "7e-4", "--beta2", "0.98", "--held-out", "0.01"]
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
         "--device", "cpu", "--threads", "1"]  # fmt: skip
-
-
 SHORTEST = 15  # seconds: less time left is not worth starting a stage for
 
 

@@ -15,7 +15,6 @@ import pytest
 import torch
 from conftest import digit_pairs, write_jsonl
 
-import machine
 import run_folder
 import train
 from config import UserError, preset
@@ -526,20 +525,6 @@ def test_a_disk_that_is_full_between_checkpoints_ends_in_a_sentence(tiny, monkey
     assert "--resume" in error
 
 
-def test_a_folder_without_a_checkpoint_is_not_to_be_resumed(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(UserError, match=r"without a checkpoint.*--name"):
-        run_folder.refuse_existing(run)
-    with pytest.raises(UserError, match=r"no checkpoint last.pt; it has: none yet"):
-        run_folder.checkpoint_path(run, "last")
-    run_folder.save_checkpoint(run / "last.pt", {})
-    with pytest.raises(UserError, match="--resume"):
-        run_folder.refuse_existing(run)
-    with pytest.raises(UserError, match=r"no checkpoint average.pt; it has: last.pt.*--average"):
-        run_folder.checkpoint_path(run, "average")
-
-
 def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):
     whole = run_all(dataclasses.replace(tiny, name="whole"))
     stop_after(monkeypatch, whole.total)
@@ -555,90 +540,12 @@ def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monke
     assert [resume["after_update"] for resume in description["resumed"]] == [whole.total]
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(UserError, match=r"No space left.*previous checkpoint still stands.*--resume"):
-        run_folder.save_checkpoint(path, {"n": torch.zeros(3)})
-    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
-    (tmp_path / "last.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
-        run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
-    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
-
-
-def test_where_there_are_no_links_the_best_checkpoint_is_a_copy(tmp_path, monkeypatch):
-    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
-    run_folder.save_checkpoint(last, {"n": 1})
-    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
-    run_folder.keep_as(last, best)
-    run_folder.save_checkpoint(last, {"n": 2})
-    assert torch.load(best, weights_only=True)["n"] == 1
-
-
-def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
-    flush = os.fsync
-
-    def refuse_folders(handle):
-        if os.path.isdir(f"/proc/self/fd/{handle}"):
-            raise OSError(22, "Invalid argument")
-        flush(handle)
-
-    monkeypatch.setattr(os, "fsync", refuse_folders)
-    run_folder.save_checkpoint(tmp_path / "last.pt", {"n": 1})
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["n"] == 1
-
-
-def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):
-    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
-    for value in range(3):
-        run_folder.save_checkpoint(last, {"n": value})
-        if value == 1:
-            run_folder.keep_as(last, best)
-    assert torch.load(last, weights_only=True)["n"] == 2
-    assert torch.load(best, weights_only=True)["n"] == 1
-
-
 def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatch):
     saves = []
     save = Trainer.save
     monkeypatch.setattr(Trainer, "save", lambda self, best=False: (saves.append(self.batch), save(self, best)))
     run_all(dataclasses.replace(tiny, epochs=1, checkpoint_minutes=1e-9))
     assert saves[:3] == [1, 2, 3]
-
-
-# --- The machine ------------------------------------------------------------------------------------------------
-
-
-def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert machine.choose_device("auto").type == "cuda"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert machine.choose_device("auto").type == "mps"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert machine.choose_device("auto").type == "cpu"
-    with pytest.raises(UserError, match="--device auto"):
-        machine.choose_device("cuda")
-
-
-def test_precision_is_chosen_for_the_device_with_a_reason(monkeypatch):
-    assert machine.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
-    assert machine.choose_precision("fp32", CPU) == ("fp32", "as set")
-    speeds = {torch.float32: 100.0, torch.bfloat16: 400.0}
-    monkeypatch.setattr(machine, "matrix_gflops", lambda dtype: speeds[dtype])
-    assert machine.choose_precision("auto", CPU)[0] == "bf16"
-    assert "400" in machine.choose_precision("auto", CPU)[1]
-    speeds[torch.bfloat16] = 30.0
-    assert machine.choose_precision("auto", CPU)[0] == "fp32"
 
 
 # --- Compiled layers --------------------------------------------------------------------------------------------
@@ -682,10 +589,3 @@ def test_compiled_and_eager_layers_give_the_same_gradients(tiny, traced):
             trainer.losses(batch)[0].backward()
         for one, other in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
-def test_large_pages_are_asked_for_before_the_first_tensor():
-    code = "import train, torch; print(torch.ones(2**24).data_ptr() % 4096)"  # PyTorch then aligns to pages
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0"

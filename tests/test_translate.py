@@ -20,9 +20,8 @@ import translate
 from config import UserError
 from dataset import prepare
 from decoding import Search
-from pictures import draw_attention
 from tokenizer import train_bpe_tokenizer, train_word_tokenizer
-from translate import Translator, cut
+from translate import Translator, cut, draw_attention
 
 MAIN = Path(train.__file__).parent
 

@@ -1,0 +1,76 @@
+"""Checkpoints that outlive a crash, a full disk and file systems of all kinds."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import run_folder
+from config import UserError
+
+
+def test_a_folder_without_a_checkpoint_is_not_to_be_resumed(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(UserError, match=r"without a checkpoint.*--name"):
+        run_folder.refuse_existing(run)
+    with pytest.raises(UserError, match=r"no checkpoint last.pt; it has: none yet"):
+        run_folder.checkpoint_path(run, "last")
+    run_folder.save_checkpoint(run / "last.pt", {})
+    with pytest.raises(UserError, match="--resume"):
+        run_folder.refuse_existing(run)
+    with pytest.raises(UserError, match=r"no checkpoint average.pt; it has: last.pt.*--average"):
+        run_folder.checkpoint_path(run, "average")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"No space left.*previous checkpoint still stands.*--resume"):
+        run_folder.save_checkpoint(path, {"n": torch.zeros(3)})
+    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    run_folder.save_checkpoint(path, {"n": torch.ones(3)})
+    (tmp_path / "last.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
+        run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
+    assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
+
+
+def test_where_there_are_no_links_the_best_checkpoint_is_a_copy(tmp_path, monkeypatch):
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    run_folder.save_checkpoint(last, {"n": 1})
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    run_folder.keep_as(last, best)
+    run_folder.save_checkpoint(last, {"n": 2})
+    assert torch.load(best, weights_only=True)["n"] == 1
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def refuse_folders(handle):
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(22, "Invalid argument")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    run_folder.save_checkpoint(tmp_path / "last.pt", {"n": 1})
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["n"] == 1
+
+
+def test_a_kept_checkpoint_does_not_change_with_the_next_save(tmp_path):
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for value in range(3):
+        run_folder.save_checkpoint(last, {"n": value})
+        if value == 1:
+            run_folder.keep_as(last, best)
+    assert torch.load(last, weights_only=True)["n"] == 2
+    assert torch.load(best, weights_only=True)["n"] == 1

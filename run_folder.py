@@ -22,11 +22,7 @@ from config import Config, UserError, check
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 2"
-# fmt: off
-PACKAGES = (
-    "torch", "datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm",
-)
-# fmt: on
+PACKAGES = ("datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm")
 
 
 def refuse_existing(run: Path) -> None:
@@ -184,7 +180,12 @@ def environment() -> dict:
     return {
         "command": shlex.join(["python", _script(), *sys.argv[1:]]),
         "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        # PyTorch's own word names its CUDA too, which the version of its package may leave out.
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{p: _version(p) for p in PACKAGES},
+        },
         "machine": {
             "system": platform.system(),
             "processor": _processor(),

@@ -78,4 +78,8 @@ def test_every_file_that_readme_names_is_there():
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
     assert len(links) > 8
     for link in links:
-        assert (ROOT / link).exists(), link
+        file, _, heading = link.partition("#")
+        assert (ROOT / file).exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, link

@@ -71,7 +71,7 @@ class Config:
 
     # Machine
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
-    precision: str = setting("auto", "auto: fp16 with GradScaler on CUDA, fp32 on MPS, on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
+    precision: str = setting("auto", "auto: on CUDA bf16, or fp16 with GradScaler where the card has no bf16; fp32 on MPS; on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
     compile: bool = setting(False, "compile the layers for each shape of batch, on CUDA into graphs; minutes at first; not for dynamic batches")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
     seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")

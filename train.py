@@ -53,7 +53,7 @@ def compile_states(config: Config, model: Transformer, device: torch.device):
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
     options = {"lr": config.max_lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay}
     if config.optimizer == "lion":
-        return Lion(parameters, **options)  # the multi-tensor one: a few launches a step, not a thousand
+        return Lion(parameters, **options)  # the multi-tensor one: one launch a tensor and a few, not six a tensor
     return torch.optim.AdamW(parameters, fused=True, **options)
 
 

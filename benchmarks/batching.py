@@ -171,6 +171,10 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        text = str(error).splitlines()[0]
+        print(f"error: The GPU's memory is full ({text}). Take half the --batch-size.", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -65,7 +65,8 @@ def measure(config: Config) -> list[dict]:
     """One row a batching, dynamic first. In fp32, since gradients in fp16 would want a scaler."""
     device = prepare_machine(config.device, config.threads)
     data = prepare(config)
-    quiet = replace(config, batching="dynamic", checkpoint_minutes=0.0, log_every=10**9)  # no run, no record
+    # No run, no record; and no graphs, which keep gradients too short a time to add up those of several batches.
+    quiet = replace(config, batching="dynamic", checkpoint_minutes=0.0, log_every=10**9, compile=False)
     trainer = Trainer(quiet, data, device, "fp32", Path())
     while trainer.epoch < config.epochs:
         trainer.train_epoch(trainer.batches.plan(trainer.epoch))

@@ -18,6 +18,7 @@ a shape of batch has PyTorch make kernels for it, and others in the process find
 """
 
 import math
+import os
 import sys
 import tempfile
 import time
@@ -294,6 +295,7 @@ def contestants(config: Config, data, device: torch.device, precision: str) -> l
 
 def measure(config: Config) -> tuple[list[dict], str]:
     """One row a contestant, and the precision they had."""
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Seq2SeqTrainer would share a batch out among all cards
     device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(config.precision, device)
     data = prepare(config)

@@ -105,7 +105,8 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
             warm = np.unique(plan.shapes, axis=0, return_index=True)[1]  # every shape once
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
             warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES]
-        for _ in range(2):  # CUDA graphs are recorded the second time
+        # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
+        for _ in range(3 if config.compile else 2):
             updates(trainer, plan, warm.tolist(), plan.batch)
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import decoding
 from dataset import FlatIds
 from decoding import Hypothesis, Search, Writer, beam_search, penalty, translate_ids
 from model import Transformer
@@ -89,7 +90,7 @@ def test_company_changes_no_translation(search):
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 def test_translations_come_in_the_order_of_the_input(budget, monkeypatch):
-    monkeypatch.setattr("decoding.TOKENS_A_BATCH", budget)
+    monkeypatch.setitem(decoding.TOKENS_A_BATCH, "cpu", budget)
     model, sources = model_of(1), sentences(17, 3)
     found = translate_ids(model, FlatIds.from_rows(sources))
     alone = [beam_search(model, torch.tensor([[SOS, *s, EOS]]), [min(2 * len(s) + 14, 23)])[0] for s in sources]

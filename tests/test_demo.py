@@ -61,7 +61,7 @@ def test_what_the_demo_leaves_translates_a_line_for_a_line(demo):
 
 
 def test_translations_do_not_depend_on_their_company(demo):
-    translator = translate.Translator(str(demo[0]), "last")
+    translator = translate.Translator(str(demo[0]), "last", device="cpu")
     sentences = [s for s, _ in train.prepare(translator.config).validation.texts[:40]]
     together = translator(sentences)
     assert together == [translator([sentence])[0] for sentence in sentences]

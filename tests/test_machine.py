@@ -27,7 +27,9 @@ def test_auto_takes_cuda_then_mps_then_the_cpu(monkeypatch):
 
 
 def test_precision_is_chosen_for_the_device_with_a_reason(monkeypatch):
-    assert machine.choose_precision("auto", torch.device("cuda"))[0] == "fp16"
+    for has_bf16, name in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        assert machine.choose_precision("auto", torch.device("cuda"))[0] == name
     assert machine.choose_precision("fp32", CPU) == ("fp32", "as set")
     speeds = {torch.float32: 100.0, torch.bfloat16: 400.0}
     monkeypatch.setattr(machine, "matrix_gflops", lambda dtype: speeds[dtype])

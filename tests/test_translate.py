@@ -44,7 +44,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def translator(run) -> Translator:
-    return Translator(run)
+    return Translator(run, device="cpu")
 
 
 def command(run, *words, **options) -> subprocess.CompletedProcess:

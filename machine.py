@@ -36,7 +36,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, "as set" + (", matrix products in TF32 where the card has it" if device.type == "cuda" else "")
     if has_bf16:
-        return "bf16", "as fast as fp16 on this card, and without GradScaler, which makes the CPU wait at every update"
+        return "bf16", "the card has it, and it needs no GradScaler, which makes the CPU wait at every update"
     if device.type == "cuda":
         return "fp16", "with GradScaler, since this card has no bf16"
     if device.type == "mps":

@@ -61,6 +61,7 @@ class Config:
     optimizer: str = setting("lion", "lion (Chen et al. 2023) or adamw", ("lion", "adamw"))
     max_lr: float = setting(1e-4, "peak learning rate of OneCycleLR; AdamW wants 3 to 10 times more than Lion")
     warmup: float = setting(0.3, "share of the updates in which the learning rate rises to max_lr")
+    final_lr: float = setting(4e-6, "share of max_lr that is left at the end; 0.3 keeps the last epochs' weights apart, for --average to meet in their middle")
     beta1: float = setting(0.9, "how much momentum stands in the update's direction")
     beta2: float = setting(0.99, "how long momentum (Lion) or squared gradients (AdamW, which likes 0.98) are remembered")
     weight_decay: float = setting(0.01, "pull of the weights towards zero; Lion wants 3 to 10 times more than AdamW")
@@ -153,7 +154,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, getattr(config, name) >= 1, "at least 1")
     for name in ("dropout", "label_smoothing", "beta1", "beta2"):
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
-    for name in ("held_out", "warmup"):
+    for name in ("held_out", "warmup", "final_lr"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
     for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")

@@ -58,12 +58,14 @@ def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
 
 
 def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int):
-    """OneCycleLR over `updates` updates: up to max_lr, then down to almost nothing, in straight lines."""
+    """OneCycleLR over `updates` updates: up to max_lr, then down to its share final_lr, in straight lines."""
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=config.max_lr,
         total_steps=updates + 1,  # it is moved after each update, also the last, which must not leave the curve
         pct_start=max(config.warmup, 2 / (updates + 1)),  # PyTorch divides by zero where the rise takes no step
+        div_factor=25,  # of max_lr, for the first rate
+        final_div_factor=1 / (25 * config.final_lr),  # of the first rate, for the last
         anneal_strategy="linear",
         cycle_momentum=False,  # it would take Lion's beta1 for momentum and change it
     )

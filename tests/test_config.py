@@ -212,7 +212,7 @@ AT_LEAST_1 = [
     "min_frequency",
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
-OPEN_SHARES = ["held_out", "warmup"]
+OPEN_SHARES = ["held_out", "warmup", "final_lr"]
 AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"]
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 

@@ -66,8 +66,9 @@ def test_the_shortest_schedules_hold_to_their_end(updates, warmup):
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "adamw"])
-def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(optimizer):
-    config = dataclasses.replace(preset("base"), optimizer=optimizer)
+@pytest.mark.parametrize("final_lr", [4e-6, 0.3])
+def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(optimizer, final_lr):
+    config = dataclasses.replace(preset("base"), optimizer=optimizer, final_lr=final_lr)
     opt = make_optimizer(config, [torch.nn.Parameter(torch.zeros(3))])
     updates = 100
     schedule = make_schedule(config, opt, updates)
@@ -79,7 +80,7 @@ def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(o
         opt.step()
         schedule.step()
     top = 0.3 * (updates + 1) - 1  # the step at which the rise ends
-    low, peak, last = config.max_lr / 25, config.max_lr, config.max_lr / 25 / 1e4
+    low, peak, last = config.max_lr / 25, config.max_lr, config.max_lr * final_lr
     ends = [0, top, updates]
     expected = np.interp(np.arange(updates), ends, [low, peak, last])
     np.testing.assert_allclose(curve, expected, rtol=1e-6)

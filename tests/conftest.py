@@ -2,13 +2,16 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from config import Config
-from dataset import Plan
+import train
+from config import Config, preset
+from dataset import Batch, Plan, prepare
+from train import Trainer
 
 torch.set_num_threads(1)  # small matrices: a second thread costs more than it brings
 
@@ -32,6 +35,47 @@ def correlation_of_neighbours(plan: Plan, lengths: np.ndarray) -> float:
     """Pearson correlation of the longest length of each batch with that of the batch before it."""
     longest = plan.longest(lengths)
     return float(np.corrcoef(longest[:-1], longest[1:])[0, 1])
+
+
+def trainer_for(config: Config, run="run") -> Trainer:
+    """A trainer whose data are ready and whose run has an empty folder."""
+    folder = Path(config.runs_dir) / run
+    folder.mkdir(parents=True, exist_ok=True)
+    return Trainer(config, prepare(config), torch.device("cpu"), config.precision, folder)
+
+
+def groups(trainer: Trainer, epoch=0) -> list[list[Batch]]:
+    """The batches of each update of an epoch."""
+    plan = trainer.batches.plan(epoch)
+    step = trainer.config.accumulate
+    return [
+        [plan.batch(k, trainer.data.train) for k in range(start, min(start + step, len(plan)))]
+        for start in range(0, len(plan), step)
+    ]
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def command(config: Config, *more: str) -> list[str]:
+    """The flags that make train.py take these settings."""
+    given = {k: v for k, v in vars(config).items() if v != getattr(preset("base"), k)}
+    flags = [str(word) for k, v in given.items() for word in ("--" + k.replace("_", "-"), v)]
+    return [*flags, *more]
+
+
+def run_all(config: Config) -> Trainer:
+    """A whole run, from its start to its end."""
+    trainer = train.start(config)
+    assert trainer.train()
+    return trainer
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,203 @@
+"""A run that was stopped goes on bit for bit, and its checkpoints are those of its record."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import assert_same_weights, command, digit_pairs, groups, run_all, weights, write_jsonl
+
+import run_folder
+import train
+from config import UserError
+from train import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+def stop_after(monkeypatch, updates: int) -> None:
+    """Lets a signal come right after so many updates."""
+    step = Trainer.step
+
+    def stepped(self, group):
+        norm = step(self, group)
+        if self.update == updates:
+            self.stop_signal = signal.SIGTERM
+        return norm
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 7, "end", 22])  # first update, mid-epoch, end of an epoch, next epoch
+def test_a_run_stopped_anywhere_and_resumed_is_the_same_run_bit_for_bit(tiny, stop, precision, monkeypatch):
+    config = dataclasses.replace(tiny, precision=precision)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    if stop == "end":
+        stop = len(groups(whole, 0))
+    stop_after(monkeypatch, stop)
+    stopped = train.start(dataclasses.replace(config, name="cut"))
+    assert not stopped.train()
+    assert stopped.update == stop
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.update == stop
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    for one, other in zip(resumed.record.epochs, whole.record.epochs, strict=True):
+        for name in ("train_loss", "train_nll", "valid_nll", "bleu", "lr", "update", "padding", "samples"):
+            assert one[name] == other[name], name
+    lines = (stopped.run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    updates = [json.loads(line)["update"] for line in (stopped.run / "steps.jsonl").read_text().splitlines()]
+    assert updates == list(range(5, whole.update + 1, 5))
+
+
+@pytest.mark.parametrize("stop", [3, 22, 45])
+def test_a_run_that_was_interrupted_has_the_same_average(tiny, stop, monkeypatch):
+    config = dataclasses.replace(tiny, average=2)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    stop_after(monkeypatch, stop)
+    stopped = train.start(dataclasses.replace(config, name="cut"))
+    assert not stopped.train()
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    one, other = (torch.load(t.run / "average.pt", weights_only=True)["model"] for t in (whole, resumed))
+    assert_same_weights(one, other)
+
+
+def test_resume_right_after_an_update_that_the_scaler_skipped_is_exact(tiny, monkeypatch):
+    config = dataclasses.replace(tiny, precision="fp16", epochs=2)
+    make = torch.amp.GradScaler
+
+    def high(device, enabled):
+        return make(device, init_scale=2.0**24, growth_interval=6, enabled=enabled)  # the first updates overflow
+
+    monkeypatch.setattr(torch.amp, "GradScaler", high)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    skipped = sum(row["skipped"] for row in whole.record.epochs)
+    assert skipped >= 2
+    assert whole.schedule.last_epoch == whole.update - skipped
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        stopped = train.start(dataclasses.replace(config, name="cut"))
+        assert not stopped.train()
+    assert stopped.sums.skipped == 1
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    assert [row["skipped"] for row in resumed.record.epochs] == [row["skipped"] for row in whole.record.epochs]
+
+
+@pytest.mark.parametrize("written", [run_folder.save_checkpoint, run_folder.keep_as])
+def test_the_best_checkpoint_is_that_of_the_record_wherever_the_disk_was_full(tiny, written, monkeypatch):
+    trainer = train.start(dataclasses.replace(tiny, epochs=4))
+    losses = iter([5.0, 4.0, 3.0, 3.0, 4.0])  # epochs 1, 2 and 3, of which the third is done twice, and 4
+    validate = Trainer.validate
+    monkeypatch.setattr(Trainer, "validate", lambda t: {**validate(t), "valid_nll": next(losses)})
+    with monkeypatch.context() as patch:
+
+        def full(*arguments):
+            if trainer.epoch == 3:
+                raise UserError("The disk is full.")
+            written(*arguments)
+
+        patch.setattr(run_folder, written.__name__, full)
+        with pytest.raises(UserError, match="full"):
+            trainer.train()
+    resumed = train.resume(str(trainer.run), {})
+    assert resumed.train()
+    assert [row["valid_nll"] for row in resumed.record.epochs] == [5, 4, 3, 4]
+    assert len(run_folder.load_checkpoint(trainer.run / "best.pt")["record"]["epochs"]) == 3
+
+
+def test_lines_written_after_the_checkpoint_are_taken_back_on_resume(tiny, monkeypatch):
+    stop_after(monkeypatch, 22)
+    stopped = train.start(tiny)
+    stopped.train()
+    monkeypatch.undo()
+    with open(stopped.run / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "from": "a run that was killed"}\n')
+    train.resume(str(stopped.run), {}).train()
+    assert "killed" not in (stopped.run / "metrics.jsonl").read_text()
+
+
+def test_resuming_a_complete_run_changes_nothing(tiny, capsys):
+    run = run_all(tiny).run
+    before = (run / "metrics.jsonl").read_text()
+    checkpoint = (run / "last.pt").read_bytes()
+    assert train.main(["--resume", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_text() == before
+    assert (run / "last.pt").read_bytes() == checkpoint
+    assert "3 epochs" in capsys.readouterr().out
+
+
+def test_a_corpus_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    config = dataclasses.replace(tiny, dataset=write_jsonl(corpus, digit_pairs(100)))
+    stop_after(monkeypatch, 2)
+    stopped = train.start(config)
+    stopped.train()
+    write_jsonl(corpus, digit_pairs(100, seed=3))
+    with pytest.raises(UserError, match="no longer the one"):
+        train.resume(str(stopped.run), {})
+
+
+def test_weights_of_another_model_are_refused(tiny):
+    run = run_all(dataclasses.replace(tiny, epochs=1)).run
+    state = torch.load(run / "last.pt", weights_only=True)
+    state["config"]["d_ff"] = 64
+    run_folder.save_checkpoint(run / "last.pt", state)
+    with pytest.raises(UserError, match="do not fit the model"):
+        train.resume(str(run), {})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
+    config = dataclasses.replace(tiny, epochs=500)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command(config)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    steps = Path(config.runs_dir) / "run" / "steps.jsonl"
+    while not steps.exists() or not steps.read_text():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in err
+    resume = out.splitlines()[-1].split("go on with: python train.py ")[1].split()
+    assert resume == ["--resume", str(Path(config.runs_dir) / "run")]
+    trainer = train.resume(resume[1], {})
+    assert trainer.update >= 5
+
+
+def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):
+    whole = run_all(dataclasses.replace(tiny, name="whole"))
+    stop_after(monkeypatch, whole.total)
+    stopped = train.start(dataclasses.replace(tiny, name="cut"))
+    assert not stopped.train()
+    assert len(stopped.record.epochs) == tiny.epochs - 1
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    assert len(resumed.record.epochs) == tiny.epochs
+    description = json.loads((stopped.run / "config.json").read_text())
+    assert [resume["after_update"] for resume in description["resumed"]] == [whole.total]
+
+
+def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatch):
+    saves = []
+    save = Trainer.save
+    monkeypatch.setattr(Trainer, "save", lambda self, best=False: (saves.append(self.batch), save(self, best)))
+    run_all(dataclasses.replace(tiny, epochs=1, checkpoint_minutes=1e-9))
+    assert saves[:3] == [1, 2, 3]

@@ -154,10 +154,14 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, getattr(config, name) >= 1, "at least 1")
     for name in ("dropout", "label_smoothing", "beta1", "beta2"):
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
-    for name in ("held_out", "warmup", "final_lr"):
+    for name in ("held_out", "warmup"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
     for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
+    for f in dataclasses.fields(config):
+        if f.type is int and f.name != "seed":
+            _require(config, f.name, getattr(config, f.name) < 2**31, "below 2147483648")
+    _require(config, "final_lr", 0 < config.final_lr <= 1, "above 0 and at most 1")
     _require(config, "seed", config.seed < 2**63, "at most 9223372036854775807")
     _require(config, "threads", config.threads <= MOST_THREADS, f"at most {MOST_THREADS}")
     _require(config, "max_lr", config.max_lr > 0, "above 0")
@@ -199,10 +203,10 @@ def _check_combinations(config: Config) -> None:
             f"vocab_size is {config.vocab_size}, but bpe starts from 256 bytes and 4 marks; take at least 300."
         )
     _require(config, "vocab_size", config.vocab_size >= 8, "at least 8: four marks and a few words")
-    if config.name and not re.fullmatch(r"[\w][\w.+-]*", config.name):
+    if config.name and not re.fullmatch(r"[\w][\w.+-]{0,99}", config.name):
         raise UserError(
             f"name is {config.name!r}, but is to be a folder inside {config.runs_dir}: "
-            "letters, digits, '.', '+', '-' and '_', beginning with a letter or digit."
+            "at most 100 letters, digits, '.', '+', '-' and '_', beginning with a letter or digit."
         )
 
 

@@ -41,11 +41,14 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
     try:
         if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
             return _load_file(Path(name))
+        if Path(name).is_file():
+            raise UserError(f"The file {name!r} cannot be read; --dataset takes files in {', '.join(FILE_READERS)}.")
         if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
             raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
         kinds = {path.suffix for path in Path(name).rglob("*")} & FILE_READERS.keys()
         options = FILE_READERS[kinds.pop()][1] if len(kinds) == 1 else {}
-        return datasets.load_dataset(name, _pair_config(name, config), **options)
+        where = str(Path(name).resolve()) if Path(name).is_dir() else name  # `datasets` finds no name in "."
+        return datasets.load_dataset(where, _pair_config(where, config), **options)
     except ConnectionError as error:
         raise UserError(
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
@@ -107,7 +110,15 @@ def pairs(split: datasets.Dataset, source: str, target: str) -> Iterator[tuple[l
                     "with --source-language and --target-language."
                 )
         sides = [columns.field(side) if nested else table[side] for side in (source, target)]
-        yield sides[0].to_pylist(), sides[1].to_pylist()
+        yield tuple(_text(side, name).to_pylist() for side, name in zip(sides, (source, target), strict=True))
+
+
+def _text(column: pa.Array | pa.ChunkedArray, language: str) -> pa.Array | pa.ChunkedArray:
+    """The column, with bytes read as UTF-8. Raises UserError where it holds lists or objects instead of text."""
+    if pa.types.is_nested(column.type):
+        raise UserError(f"The dataset's column {language!r} holds {column.type}, but must hold sentences.")
+    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
+    return column.cast(pa.large_string()) if is_bytes else column
 
 
 # --- Cleaning and split -------------------------------------------------------------------------------------
@@ -197,7 +208,7 @@ def survey(part: str, split: datasets.Dataset, config: Config) -> Corpus:
             report.empty += int(empty.sum())
             usable.append(~missing & ~empty)
             digests.append(fingerprints([s or "" for s in source]))
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise UserError(f"The dataset {config.dataset!r} is not UTF-8 ({error}). Save it as UTF-8.") from error
     return Corpus(split, languages, np.concatenate(usable), np.concatenate(digests), report)
 

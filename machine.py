@@ -60,6 +60,12 @@ def matrix_gflops(dtype: torch.dtype, device="cpu", size: int = 512, seconds: fl
     return 2 * size**3 / best / 1e9
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full, the device's or the machine's: each kind has words of its own."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in words)
+
+
 def wide_dtype(device: torch.device) -> torch.dtype:
     """What to add up many losses in: MPS has no double precision."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -22,17 +22,24 @@ from config import Config, UserError, check
 from tokenizer import load_tokenizer
 
 FORMAT = "translation transformer, checkpoint format 2"
+CONTENTS = {  # of a checkpoint, as train.Trainer.state makes them
+    "format", "config", "precision", "device", "corpus", "tokenizers", "model", "optimizer", "schedule", "scaler",
+    "position", "sums", "loss_sums", "mean_weights", "record", "random", "random_device",
+}  # fmt: skip
 PACKAGES = ("datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm")
 
 
 def refuse_existing(run: Path) -> None:
-    """Raises UserError where there is such a folder already: a run is never overwritten or mixed with another."""
+    """Raises UserError where there is such a folder already, since a run is never overwritten or mixed with another, or
+    where none can be made.
+    """
     if (run / "last.pt").exists():
         raise UserError(f"{run} is there already. Go on with it by --resume {run}, or choose another --name.")
     if run.exists():
         raise UserError(f"{run} is there already, without a checkpoint. Delete it, or choose another --name.")
-    if run.parent.exists() and not run.parent.is_dir():
-        raise UserError(f"{run.parent} is a file, so {run} cannot be made in it. Choose another --runs-dir.")
+    there = next(folder for folder in run.parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"{run} cannot be made, because {there} is no folder to write to. Choose another --runs-dir.")
 
 
 def create(run: Path, config: Config, facts: dict) -> None:
@@ -43,8 +50,7 @@ def create(run: Path, config: Config, facts: dict) -> None:
     description = {"settings": asdict(config), **facts, **environment()}
     try:
         run.mkdir(parents=True)
-        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-        (run / "config.json").write_text(text, encoding="utf-8")
+        _write_description(run, description)
     except OSError as error:
         raise UserError(f"The folder {run} cannot be made: {error.strerror}. Choose another --runs-dir.") from error
 
@@ -138,17 +144,15 @@ def load_checkpoint(path: Path) -> dict:
     try:
         config = Config(**state["config"])
         check(config)
-        parsed = {
-            "config": config,
-            "tokenizers": tuple(load_tokenizer(text) for text in state["tokenizers"]),
-            "model": state["model"],  # the weights are to be there
-        }
+        source, target = (load_tokenizer(text) for text in state["tokenizers"])
+        if missing := CONTENTS - state.keys():
+            raise KeyError(", ".join(sorted(missing)))
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(
             f"{path} is damaged or of another version of this package ({type(error).__name__}: {error}). Use the "
             "version that its run's config.json names, or train anew."
         ) from error
-    return {**state, **parsed}
+    return {**state, "config": config, "tokenizers": (source, target)}
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:
@@ -167,12 +171,19 @@ def load_weights(model: torch.nn.Module, state: dict, source) -> None:
 # --- The record ---------------------------------------------------------------------------------------------
 
 
-def note_resume(run: Path, update: int) -> None:
+def note_resume(run: Path, config: Config, update: int) -> None:
     """Adds to config.json where, when in the run and with which versions it goes on."""
-    path = run / "config.json"
-    description = json.loads(path.read_text(encoding="utf-8"))
+    description = {"settings": asdict(config)}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # lost or damaged, which is no reason not to go on
+        description |= json.loads((run / "config.json").read_text(encoding="utf-8"))
     description.setdefault("resumed", []).append({"after_update": update, **environment()})
-    path.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write_description(run, description)
+
+
+def _write_description(run: Path, description: dict) -> None:
+    part = run / "config.part"
+    part.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, run / "config.json")  # a full disk leaves the old one
 
 
 def environment() -> dict:

@@ -16,7 +16,7 @@ from config import Config, UserError, check, parse
 from dataset import Data, Plan, RandomBatches, prepare
 from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
-from machine import DTYPES, choose_precision, prepare_machine, wide_dtype
+from machine import DTYPES, choose_precision, lacks_memory, prepare_machine, wide_dtype
 from model import Transformer, build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
@@ -212,9 +212,10 @@ class Trainer:
     def stop_if_not_finite(self) -> None:
         update = int(self.not_finite)  # waits for the GPU
         if update:
+            saved = "the last checkpoint before it stands" if (self.run / "last.pt").exists() else "nothing was saved"
             raise UserError(
-                f"Loss or gradient of update {update:,} is not finite, so training stopped; the last checkpoint before "
-                f"it stands. A --max-lr below {self.config.max_lr:g}, --clip-norm 1 or --precision fp32 may help."
+                f"Loss or gradient of update {update:,} is not finite, so training stopped; {saved}. "
+                f"A --max-lr below {self.config.max_lr:g}, --clip-norm 1 or --precision fp32 may help."
             )
 
     # One epoch
@@ -228,24 +229,24 @@ class Trainer:
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
         )  # fmt: skip
         saved, tokens, seconds = time.perf_counter(), self.sums.tokens, self.sums.seconds
-        while self.batch < len(plan) and self.stop_signal is None:
-            start = time.perf_counter()
-            ends = min(self.batch + self.config.accumulate, len(plan))
-            norm = self.step([plan.batch(k, self.train_part) for k in range(self.batch, ends)])
-            bar.update(ends - self.batch)
-            self.batch = ends
-            due = self.update % self.config.log_every == 0
-            if due or self.batch == len(plan):
-                self.stop_if_not_finite()
-            self.sums.seconds += time.perf_counter() - start
-            if due:
-                speed = (self.sums.tokens - tokens) / (self.sums.seconds - seconds)
-                self.log(bar, norm, speed)
-                tokens, seconds = self.sums.tokens, self.sums.seconds
-            if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
-                self.save()
-                saved = time.perf_counter()
-        bar.close()
+        with bar:  # closed, whatever comes, so that an error gets a line of its own
+            while self.batch < len(plan) and self.stop_signal is None:
+                start = time.perf_counter()
+                ends = min(self.batch + self.config.accumulate, len(plan))
+                norm = self.step([plan.batch(k, self.train_part) for k in range(self.batch, ends)])
+                bar.update(ends - self.batch)
+                self.batch = ends
+                due = self.update % self.config.log_every == 0
+                if due or self.batch == len(plan):
+                    self.stop_if_not_finite()
+                self.sums.seconds += time.perf_counter() - start
+                if due:
+                    speed = (self.sums.tokens - tokens) / (self.sums.seconds - seconds)
+                    self.log(bar, norm, speed)
+                    tokens, seconds = self.sums.tokens, self.sums.seconds
+                if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved = time.perf_counter()
 
     def log(self, bar: tqdm, norm: torch.Tensor, speed: float) -> None:
         """Reads loss and gradient norm, which waits for the GPU, shows them and keeps them."""
@@ -413,14 +414,16 @@ def resume(folder: str, flags: dict) -> Trainer:
     data = prepare(config, state["tokenizers"])
     trainer = Trainer(config, data, device, precision, run)
     trainer.restore(state)
-    run_folder.note_resume(run, trainer.update)
+    run_folder.note_resume(run, config, trainer.update)
     print(f"going on with {run} after update {trainer.update:,} of {trainer.total:,}, on {device.type} in {precision}")
     return trainer
 
 
 def main(argv: list[str] | None = None) -> int:
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
     try:
+        if sys.stdout is None:
+            raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
         config, folder, flags = parse(argv)
         trainer = resume(folder, flags) if folder is not None else start(config)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -429,15 +432,18 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        cause = (str(error) or type(error).__name__).splitlines()[0]
         print(
-            f"error: The GPU's memory is full ({str(error).splitlines()[0]}). Start a new run with half the "
-            "--batch-size and twice the --accumulate.",
+            f"error: The memory is full ({cause}). Start a new run with half the --batch-size and twice the "
+            "--accumulate, or with a smaller model.",
             file=sys.stderr,
         )
         return 2
     except OSError as error:
-        print(f"error: {error}. What was saved before stands, and --resume goes on from it.", file=sys.stderr)
+        print(f"error: {error}. What was saved before, if anything, stands; --resume goes on from it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped before the first update; nothing was saved", file=sys.stderr)

@@ -23,7 +23,7 @@ from corpus import load_corpus, other_split, split_corpus
 from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
-from machine import prepare_machine
+from machine import lacks_memory, prepare_machine
 from model import build_model
 from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
@@ -224,7 +224,10 @@ def converse(translator: Translator) -> None:
     print(f"{languages}; an empty line or Ctrl-D ends.")
     try:
         while line := input(f"{translator.config.source_language}> "):
-            show(translator, [line])
+            try:
+                show(translator, [line])
+            except UserError as error:  # a slip of the keys ends no conversation
+                print(f"error: {error}")
     except EOFError:
         print()
     finally:
@@ -292,7 +295,9 @@ def show_evaluation(translator: Translator, run: Path, split: str) -> None:
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python translate.py", description="Translate with a trained run.")
     p.add_argument("run", type=Path, help="folder of the run, as in runs/demo-uniform-20260101-120000")
-    p.add_argument("sentence", nargs="*", help="what to translate; without it, lines are read from standard input")
+    p.add_argument(
+        "sentence", nargs="*", default=[], help="what to translate; without it, lines are read from standard input"
+    )
     p.add_argument("--beam", type=int, default=1, help="hypotheses kept side by side; 1 is greedy (default: 1)")
     p.add_argument("--n-best", type=int, default=1, help="translations shown of each sentence (default: 1)")
     p.add_argument("--length-penalty", type=float, default=GREEDY.length_penalty,
@@ -332,8 +337,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)  # lets sentences stand before, between and behind the options
     try:
         check(args)
-        if sys.stdin is None or sys.stdout is None:
-            raise UserError("Standard input and standard output must be open.")
+        if sys.stdout is None:
+            raise UserError("Standard output must be open.")
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         search = Search(args.beam, args.length_penalty, args.n_best)
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
@@ -345,6 +350,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"picture: {args.attention}")
         elif args.sentence:
             show(translator, args.sentence)
+        elif sys.stdin is None:
+            raise UserError("Standard input must be open, unless a sentence is given.")
         elif sys.stdin.isatty() and sys.stdout.isatty():
             converse(translator)
         else:
@@ -354,6 +361,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"error: The memory is full ({cause}). A smaller --beam needs less.", file=sys.stderr)
+        return 2
     except OSError as error:
         # Python flushes once more at the end, and would complain of the same again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

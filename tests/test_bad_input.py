@@ -17,6 +17,8 @@ import torch
 
 import train
 import translate
+from config import Config
+from corpus import load_corpus, pairs
 from run_folder import FORMAT
 
 MAIN = Path(train.__file__).parent
@@ -198,6 +200,26 @@ def test_a_file_without_the_columns(tmp_path, capsys):
     refuse(["--dataset", path], capsys, "'en'", "id, text", "--source-language")
 
 
+def test_sentences_as_bytes_are_text(tmp_path):
+    sides = {"en": pa.array([en.encode() for en, _ in PAIRS]), "it": pa.array([it.encode() for _, it in PAIRS])}
+    pq.write_table(pa.table(sides), tmp_path / "c.parquet")
+    corpus = load_corpus(Config(dataset=str(tmp_path / "c.parquet")))
+    read = [pair for en, it in pairs(corpus["train"], "en", "it") for pair in zip(en, it, strict=True)]
+    assert read == PAIRS
+
+
+def test_columns_of_lists(tmp_path, capsys):
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps({"en": [en], "it": it}) + "\n" for en, it in PAIRS), encoding="utf-8")
+    refuse(["--dataset", path], capsys, "'en'", "list", "sentences")
+
+
+def test_the_folder_one_stands_in_is_a_corpus(tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_corpus(Config(dataset="."))["train"]) == len(PAIRS)
+
+
 @pytest.mark.parametrize("value", ["il gatto", 7, None, ["the cat", "il gatto"]], ids=str)
 def test_a_translation_column_that_holds_no_languages(value, tmp_path, capsys):
     path = tmp_path / "c.jsonl"
@@ -279,6 +301,18 @@ def test_a_seed_that_no_generator_takes(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
+@pytest.mark.parametrize("flag", ["--accumulate", "--pool-size", "--vocab-size"])
+def test_a_number_beyond_all_bounds(flag, capsys):
+    refuse([flag, "9" * 20], capsys, "9" * 20, "2147483648")
+
+
+def test_a_model_that_no_memory_holds(tmp_path, capsys):
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), *TINY, "--d-ff", "2000000000"]
+    assert train.main([str(word) for word in argv]) == 2
+    assert "memory is full" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
 def test_a_device_that_is_not_there(tmp_path, capsys):
     message = error_of(train.main, ["--dataset", write_jsonl(tmp_path / "c.jsonl"), *TINY, "--device", "cuda"], capsys)
     assert "'cuda'" in message
@@ -351,6 +385,8 @@ DAMAGE = {
     "the mark alone": lambda path: torch.save({"format": FORMAT}, path),
     "settings of another version": lambda path: change(path, config={"beam_width": 4}),
     "without weights": lambda path: remove(path, "model"),
+    "without the optimizer": lambda path: remove(path, "optimizer"),
+    "one tokenizer": lambda path: change(path, tokenizers=torch.load(path, weights_only=True)["tokenizers"][:1]),
     "weights of another model": lambda path: change(path, model={"w": torch.zeros(3)}),
     "no tokenizers": lambda path: change(path, tokenizers=["nonsense", "nonsense"]),
     "code": lambda path: path.write_bytes(pickle.dumps(Code("ran"), protocol=2)),

@@ -212,7 +212,7 @@ AT_LEAST_1 = [
     "min_frequency",
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
-OPEN_SHARES = ["held_out", "warmup", "final_lr"]
+OPEN_SHARES = ["held_out", "warmup"]
 AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"]
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 
@@ -228,6 +228,7 @@ REFUSED = [
         for name, f in FIELDS.items()
         if f.metadata["choices"]
     ],
+    *[({"final_lr": value}, str(value), "above 0 and at most 1") for value in (0.0, -0.1, 1.1)],
     ({"max_lr": 0.0}, "0.0", "above 0"),
     ({"max_lr": -1e-4}, "-0.0001", "above 0"),
     ({"seq_len": 2}, "2", "at least 3"),

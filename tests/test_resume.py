@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_weights, command, digit_pairs, groups, run_all, weights, write_jsonl
+from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights, write_jsonl
 
 import run_folder
 import train
@@ -127,6 +127,29 @@ def test_lines_written_after_the_checkpoint_are_taken_back_on_resume(tiny, monke
         file.write('{"epoch": 2, "from": "a run that was killed"}\n')
     train.resume(str(stopped.run), {}).train()
     assert "killed" not in (stopped.run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"settings": {'])
+def test_a_lost_or_damaged_description_is_no_reason_not_to_go_on(tiny, text):
+    run = run_all(dataclasses.replace(tiny, epochs=1)).run
+    (run / "config.json").unlink() if text is None else (run / "config.json").write_text(text)
+    update = train.resume(str(run), {}).update
+    description = json.loads((run / "config.json").read_text())
+    assert description["settings"]["d_model"] == tiny.d_model
+    assert description["resumed"][0]["after_update"] == update
+
+
+def test_a_disk_that_is_full_on_resume_leaves_the_description(tiny, monkeypatch):
+    run = run_all(dataclasses.replace(tiny, epochs=1)).run
+    before = (run / "config.json").read_text()
+    (run / "config.part").mkdir()  # so that nothing can be written beside it
+    with pytest.raises(OSError, match=r"config\.part"):
+        train.resume(str(run), {})
+    assert (run / "config.json").read_text() == before
+
+
+def test_a_checkpoint_holds_what_reading_one_asks_for(tiny):
+    assert {"format", *trainer_for(tiny).state()} == run_folder.CONTENTS
 
 
 def test_resuming_a_complete_run_changes_nothing(tiny, capsys):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_the_shortest_schedules_hold_to_their_end(updates, warmup):
 
 
 @pytest.mark.parametrize("optimizer", ["lion", "adamw"])
-@pytest.mark.parametrize("final_lr", [4e-6, 0.3])
+@pytest.mark.parametrize("final_lr", [4e-6, 0.3, 1.0])
 def test_the_schedule_rises_for_its_share_falls_to_the_end_and_touches_no_beta(optimizer, final_lr):
     config = dataclasses.replace(preset("base"), optimizer=optimizer, final_lr=final_lr)
     opt = make_optimizer(config, [torch.nn.Parameter(torch.zeros(3))])
@@ -259,6 +260,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_update(tiny, monk
     monkeypatch.setattr(Trainer, "losses", broken)
     assert train.main(command(dataclasses.replace(tiny, log_every=50))) == 2
     error = capsys.readouterr().err
+    assert "the last checkpoint before it stands" in error
     assert "Loss or gradient of update 22 is not finite" in error
     run = Path(tiny.runs_dir) / "run"
     state = run_folder.load_checkpoint(run / "last.pt")
@@ -307,6 +309,12 @@ def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
     monkeypatch.setattr(Trainer, "step", full)
     assert train.main(command(tiny)) == 2
     assert "half the --batch-size" in capsys.readouterr().err
+
+
+def test_a_closed_output_ends_in_a_sentence(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert train.main(command(tiny)) == 2
+    assert "Standard output must be open" in capsys.readouterr().err
 
 
 def test_a_disk_that_is_full_between_checkpoints_ends_in_a_sentence(tiny, monkeypatch, capsys):

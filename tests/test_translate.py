@@ -278,6 +278,31 @@ def test_a_conversation_ends_with_an_empty_line_and_is_remembered(run, monkeypat
     assert "four" in (tmp_path / "history").read_text()
 
 
+def test_a_slip_of_the_keys_ends_no_conversation(run, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(translate, "HISTORY", str(tmp_path / "history"))
+    typed = iter(["\udcff", "three", ""])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    at_a_terminal(monkeypatch)
+    assert translate.main([str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "not UTF-8" in said[-2]
+    assert said[-1] == "tre"
+
+
+def test_a_sentence_needs_no_standard_input(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert translate.main([str(run), "three"]) == 0
+    assert capsys.readouterr().out == "tre\n"
+    assert translate.main([str(run)]) == 2
+    assert "Standard input must be open" in capsys.readouterr().err
+
+
+def test_only_the_run_is_asked_for(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        translate.main([])
+    assert capsys.readouterr().err == "error: the following arguments are required: run\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "part"),
     [

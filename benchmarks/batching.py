@@ -10,6 +10,7 @@ of giving orders.
 """
 
 import gc
+import math
 import multiprocessing
 import re
 import resource
@@ -45,6 +46,9 @@ def variants(config: Config) -> dict[str, Config]:
         "uniform, by tokens": replace(config, batching="uniform"),
         "uniform, 16 shapes": replace(config, batching="uniform", shapes=16),
     }
+    if budget > 1:
+        halves = {"batch_size": budget // 2, "accumulate": 2 * config.accumulate}
+        found["uniform, two half batches an update"] = replace(config, batching="uniform", **halves)
     for times in (2, 4):
         found[f"dynamic, {times} × the budget"] = replace(config, batching="dynamic", batch_size=times * budget)
         found[f"uniform, {times} × the budget"] = replace(config, batching="uniform", batch_size=times * budget)
@@ -69,10 +73,11 @@ class Turn:
         began = time.perf_counter()
         while trainer.sums.tokens - before < words:
             start = time.perf_counter()
-            batch = self.plan.batch(self.next % len(self.plan), trainer.train_part)
+            numbers = range(self.next, self.next + trainer.config.accumulate)
+            group = [self.plan.batch(k % len(self.plan), trainer.train_part) for k in numbers]
             making += time.perf_counter() - start
-            trainer.step([batch])
-            self.next += 1
+            trainer.step(group)
+            self.next = numbers.stop
         wait_for(trainer.device)
         seconds = time.perf_counter() - began
         self.speeds.append((trainer.sums.tokens - before) / seconds)
@@ -133,7 +138,7 @@ def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
         "batch_size": turn.trainer.config.batch_size,
         "rounds": len(speeds),
         "padding": turn.plan.padding(turn.trainer.data.train),
-        "updates_an_epoch": len(turn.plan),
+        "updates_an_epoch": math.ceil(len(turn.plan) / turn.trainer.config.accumulate),
         "tokens_per_second": spread(speeds),
         "seconds_an_epoch": words / spread(speeds)["median"],
         "times_dynamic": spread(ratios),

@@ -44,7 +44,7 @@ class Config:
     batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
     batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
     pool_size: int = setting(16_384, "uniform without --shapes only: sentences sorted together; a smaller pool mixes more and pads more")
-    shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --compile; above: so many shapes for all batches")
+    shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --graphs or --compile; above: so many shapes for all batches")
     accumulate: int = setting(1, "batches whose gradients are summed for one update; 2, with half the batch_size, lets an update of uniform batches see two lengths")
 
     # Model
@@ -73,6 +73,7 @@ class Config:
     # Machine
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
     precision: str = setting("auto", "auto: on CUDA bf16, or fp16 with GradScaler where the card has no bf16; fp32 on MPS; on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
+    graphs: bool = setting(False, "on CUDA, record the layers' kernels for each shape of batch and replay them, so that the card does not wait for the CPU; seconds at first; not for dynamic batches")
     compile: bool = setting(False, "compile the layers for each shape of batch, on CUDA into graphs; minutes at first; not for dynamic batches")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
     seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")
@@ -183,10 +184,18 @@ def _check_combinations(config: Config) -> None:
         )
     if config.shapes and config.batching != "uniform":
         raise UserError(f"shapes is {config.shapes}, but only uniform batches keep to given shapes; set it to 0.")
-    if config.compile and config.batching == "dynamic":
+    for name, done in (("compile", "compiled"), ("graphs", "recorded")):
+        if getattr(config, name) and config.batching == "dynamic":
+            raise UserError(
+                f"{name} is on, but dynamic batches have a new length each, and each would be {done} anew; "
+                "take --batching uniform, which keeps to a few shapes."
+            )
+    if config.graphs and config.compile:
+        raise UserError("graphs and compile are both on, but compile makes graphs of its own; take one of the two.")
+    if config.graphs and config.accumulate > 1:
         raise UserError(
-            "compile is on, but dynamic batches have a new length each, and each would be compiled anew; "
-            "take --batching uniform, which keeps to a few shapes."
+            f"accumulate is {config.accumulate}, but the gradients of graphs last until the next batch only; "
+            "take --accumulate 1 and a larger --batch-size, or --no-graphs."
         )
     if config.average > config.epochs:
         raise UserError(

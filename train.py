@@ -21,7 +21,7 @@ from model import Transformer, build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
-SHAPES_TO_COMPILE = 16  # pads 16 % on lengths like opus_books', and is compiled 16 times
+FIXED_SHAPES = 16  # pads 16 % on lengths like opus_books', and each takes its time to compile or record
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
 
 # --- What is trained ----------------------------------------------------------------------------------------
@@ -30,7 +30,7 @@ SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
 def make_batches(config: Config, dataset):
     """The planner of the batching that the settings name."""
     if config.batching == "uniform":
-        shapes = config.shapes or (SHAPES_TO_COMPILE if config.compile else 0)
+        shapes = config.shapes or (FIXED_SHAPES if config.compile or config.graphs else 0)
         return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size, shapes)
     width = config.seq_len if config.batching == "fixed" else None
     return RandomBatches(dataset, config.batch_size, config.seed, width)
@@ -42,12 +42,64 @@ def compile_states(config: Config, model: Transformer, device: torch.device):
     Projection and loss stay as they are: they take the real positions, of which each batch has another number.
     """
     # Several trainers may share a process; past the limit all is eager.
-    shapes = 4 * max(config.shapes, SHAPES_TO_COMPILE)
+    shapes = 4 * max(config.shapes, FIXED_SHAPES)
     for limit in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
     # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
     graphs = device.type == "cuda" and config.accumulate == 1
     return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)
+
+
+class States(torch.nn.Module):
+    """model.states as a module of its own, which is what PyTorch records."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.model.states(source, target)
+
+
+class Graphs:
+    """model.states in training, on CUDA: when a shape of batch comes for the first time its kernels, forward and
+    backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
+
+    A replay overwrites the gradients of the one before, so that each update can have one batch only.
+    """
+
+    def __init__(self, model: Transformer):
+        self.model, self.recorded = model, {}
+        self.memory = torch.cuda.graph_pool_handle()  # shared: no two shapes are under way at once
+
+    def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        shapes = (source.shape, target.shape)
+        if shapes not in self.recorded:
+            self.recorded[shapes] = self.record(source, target)
+        return self.recorded[shapes](source, target)
+
+    def record(self, source: torch.Tensor, target: torch.Tensor):
+        # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
+        half = torch.autocast(
+            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+        )
+        # Recording draws dropout a few times; the run is to go on as if it had not.
+        with half, torch.random.fork_rng([self.model.device]):
+            return torch.cuda.make_graphed_callables(
+                States(self.model),
+                (source, target),
+                allow_unused_input=True,  # the projection
+                pool=self.memory,
+            )
+
+
+def training_states(config: Config, model: Transformer, device: torch.device):
+    """model.states, in the form that is fastest by the settings. Validation has shapes of its own and goes without."""
+    if config.compile:
+        return compile_states(config, model, device)
+    if config.graphs and device.type == "cuda":
+        return Graphs(model)
+    return model.states
 
 
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:
@@ -93,8 +145,7 @@ class Trainer:
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
-        # Validation has shapes of its own and goes without compiling.
-        self.states = compile_states(config, self.model, device) if config.compile else self.model.states
+        self.states = training_states(config, self.model, device)
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))

@@ -16,7 +16,6 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,8 @@ DYNAMIC = "dynamic"
 
 def variants(config: Config) -> dict[str, Config]:
     """What is compared: how batches are made, and how many sentences they hold on average."""
-    config, budget = replace(config, compile=False, shapes=0), config.batch_size
+    graphs, budget = config.graphs, config.batch_size
+    config = replace(config, compile=False, graphs=False, shapes=0)
     found = {
         "fixed": replace(config, batching="fixed"),
         DYNAMIC: replace(config, batching="dynamic"),
@@ -46,6 +46,8 @@ def variants(config: Config) -> dict[str, Config]:
         "uniform, by tokens": replace(config, batching="uniform"),
         "uniform, 16 shapes": replace(config, batching="uniform", shapes=16),
     }
+    if graphs:
+        found["uniform, 16 shapes as graphs"] = replace(config, batching="uniform", graphs=True)
     if budget > 1:
         halves = {"batch_size": budget // 2, "accumulate": 2 * config.accumulate}
         found["uniform, two half batches an update"] = replace(config, batching="uniform", **halves)
@@ -84,29 +86,34 @@ class Turn:
         self.data_share.append(making / seconds)
 
 
-def peak_memory(config: Config, precision: str) -> float | None:
+def peak_memory(config: Config, data, device: torch.device, precision: str) -> float | None:
     """Peak MB of training on as many words as a few rounds have; None where a GPU has too little."""
-    device = prepare_machine(config.device, config.threads)
     if device.type != "cuda":
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(train_alone, config, device, precision, process_peak).result() / 1e6
+            return pool.submit(prepare_and_train, config, device, precision).result() / 1e6
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
-        return train_alone(config, device, precision, torch.cuda.max_memory_allocated) / 1e6
+        train_alone(config, data, device, precision)
     except torch.OutOfMemoryError:
         return None
+    return torch.cuda.max_memory_allocated() / 1e6
 
 
-def train_alone(config: Config, device: torch.device, precision: str, peak: Callable[[], int]) -> int:
-    """The peak, in bytes, after the batch with the longest sentence and as many words as a few rounds have."""
+def prepare_and_train(config: Config, device: torch.device, precision: str) -> int:
+    """The peak of memory, in bytes, of this process when it has prepared the corpus and trained."""
     prepare_machine(config.device, config.threads)
-    turn = Turn(config, prepare(config), device, precision)
+    train_alone(config, prepare(config), device, precision)
+    return process_peak()
+
+
+def train_alone(config: Config, data, device: torch.device, precision: str) -> None:
+    """Trains on the batch with the longest sentence and as many words as a few rounds have."""
+    turn = Turn(config, data, device, precision)
     longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
     turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
     turn.round(3 * WORDS[device.type])
-    return peak()
 
 
 def process_peak() -> int:
@@ -169,9 +176,10 @@ def main() -> int:
         config, _, _ = parse()
         device = prepare_machine(config.device, config.threads)
         precision, _ = choose_precision(config.precision, device)
-        rows = measure(config, prepare(config), device, precision)
+        data = prepare(config)
+        rows = measure(config, data, device, precision)
         for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
-            r["peak_mb"] = peak_memory(c, precision)
+            r["peak_mb"] = peak_memory(c, data, device, precision)
             write_down(rows, precision, show=r is rows[-1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -49,14 +49,15 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
 
     found = {
         "steps-bf16": (60, ["benchmarks/steps.py", *bf16]),
-        "uniform": (180, run("uniform", "uniform")),
-        "dynamic": (180, run("dynamic", "dynamic")),
-        "batching-bf16": (120, ["benchmarks/batching.py", *bf16]),
+        "steps-bf16-graphs": (60, ["benchmarks/steps.py", *bf16, "--graphs"]),
+        "uniform": (180, run("uniform", "uniform", "--graphs")),
+        "dynamic": (300, run("dynamic", "dynamic")),
+        "batching-bf16": (120, ["benchmarks/batching.py", *bf16, "--graphs"]),
         "tests": (150, ["-m", "pytest", "-v", "-n0", "--durations=0", "tests/test_gpu.py"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),
         "steps-fp16": (60, ["benchmarks/steps.py", *fp16]),
-        "batching-fp16": (120, ["benchmarks/batching.py", *fp16]),
+        "batching-fp16": (120, ["benchmarks/batching.py", *fp16, "--graphs"]),
         "steps-fp16-compiled": (400, ["benchmarks/steps.py", *fp16, *compiled]),
     }
     return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}

@@ -66,7 +66,7 @@ def measure(config: Config) -> list[dict]:
     device = prepare_machine(config.device, config.threads)
     data = prepare(config)
     # No run, no record; and no graphs, which keep gradients too short a time to add up those of several batches.
-    quiet = replace(config, batching="dynamic", checkpoint_minutes=0.0, log_every=10**9, compile=False)
+    quiet = replace(config, batching="dynamic", checkpoint_minutes=0.0, log_every=10**9, compile=False, graphs=False)
     trainer = Trainer(quiet, data, device, "fp32", Path())
     while trainer.epoch < config.epochs:
         trainer.train_epoch(trainer.batches.plan(trainer.epoch))

@@ -101,12 +101,13 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer.model.train()
         plan = trainer.batches.plan(0)
         drawn = np.random.default_rng(0).permutation(len(plan))
-        if config.compile:
+        fixed = config.compile or config.graphs
+        if fixed:
             warm = np.unique(plan.shapes, axis=0, return_index=True)[1]  # every shape once
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
             warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES]
         # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
-        for _ in range(3 if config.compile else 2):
+        for _ in range(3 if fixed else 2):
             updates(trainer, plan, warm.tolist(), plan.batch)
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):
@@ -141,7 +142,7 @@ def summary(config: Config, trainer: Trainer, plan, rounds: list[dict], phases: 
     shares["the rest"] = 1 - sum(shares.values())
     keys = ("mfu", "tokens_per_second", "ms", "useful_gflops", "peak_gflops", "tokens")
     return {
-        "name": f"{config.batching}, {precision}{', compiled' if config.compile else ''}",
+        "name": f"{config.batching}, {precision}{', compiled' * config.compile}{', graphs' * config.graphs}",
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "padding": plan.padding(trainer.data.train),
         **{key: spread([row[key] for row in rounds]) for key in keys},

@@ -45,9 +45,9 @@ def test_the_loss_is_that_of_the_cpu(tiny, precision):
     assert float(other.loss_sums[0]) == pytest.approx(float(one.loss_sums[0]), rel=0.02)
 
 
-@pytest.mark.parametrize("compile", [False, True])
-def test_an_update_in_bf16_never_waits_for_the_card(tiny, compile):
-    config = dataclasses.replace(tiny, compile=compile, shapes=2, batching="uniform", epochs=9)
+@pytest.mark.parametrize("faster", [{}, {"graphs": True}, {"compile": True}], ids=str)
+def test_an_update_in_bf16_never_waits_for_the_card(tiny, faster):
+    config = dataclasses.replace(tiny, **faster, shapes=2, batching="uniform", epochs=9)
     trainer = trainer_on(CUDA, config, "bf16")
     plan = trainer.batches.plan(0)
     for _ in range(3):  # kernels, graphs and optimizer state are made at first
@@ -75,12 +75,13 @@ def gradients(trainer, k, monkeypatch) -> dict[str, torch.Tensor]:
     return kept
 
 
+@pytest.mark.parametrize(("faster", "tied"), [("graphs", False), ("graphs", True), ("compile", False)])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, monkeypatch):
+def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, faster, tied, monkeypatch):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", epochs=9)
-    eager, graphs = (trainer_on(CUDA, dataclasses.replace(config, compile=c), precision) for c in (False, True))
+    config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", epochs=9, tied_embeddings=tied)
+    eager, graphs = (trainer_on(CUDA, dataclasses.replace(config, **c), precision) for c in ({}, {faster: True}))
     plan = graphs.batches.plan(0)
     for _ in range(3):  # warmed up, recorded, replayed
         for k in range(len(plan)):
@@ -92,6 +93,27 @@ def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, monkeypatch)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=0.05, atol=2e-3)
     assert not torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
+
+
+def test_graphs_learn_what_eager_layers_learn(tiny):
+    config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", epochs=3)
+    losses = []
+    for graphs in (False, True):
+        trainer = trainer_on(CUDA, dataclasses.replace(config, graphs=graphs), "bf16")
+        for epoch in range(config.epochs):
+            trainer.train_epoch(trainer.batches.plan(epoch))
+            losses.append(trainer.close_epoch()["train_loss"])
+    assert losses[3:] == pytest.approx(losses[:3], rel=0.01)
+    assert losses[2] < losses[0]
+
+
+def test_recording_graphs_leaves_the_random_numbers_of_the_run_alone(tiny):
+    trainer = trainer_on(CUDA, dataclasses.replace(tiny, graphs=True, shapes=2, batching="uniform"), "bf16")
+    trainer.model.train()
+    batch = trainer.batches.plan(0).batch(0, trainer.train_part)
+    before = torch.cuda.get_rng_state()
+    trainer.states.record(batch.source, batch.target)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 def test_nothing_is_compiled_again_after_warm_up(tiny):

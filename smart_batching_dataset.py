@@ -50,6 +50,9 @@ class UniformBatches:
     so that long batches hold few pairs and short ones many, and batch_size pairs on average: an epoch has as many
     updates as one of random batches, where pools are many times as large as batches.
 
+    accumulate: batches of an update, which follow one another in a plan. They are one of each stratum of length, from
+    short to long, so that every update sees sentences of all lengths, as one of random batches does.
+
     shapes: 0 makes every batch as long as its longest sentence. Above 0, all batches have one of so many shapes,
     which are the same in every epoch: a compiled model or a CUDA graph is then made once for each.
     """
@@ -60,6 +63,7 @@ class UniformBatches:
     batch_by: str = "tokens"
     pool_size: int = 16_384
     shapes: int = 0
+    accumulate: int = 1
 
     @cached_property
     def widths(self) -> np.ndarray:
@@ -85,8 +89,9 @@ class UniformBatches:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.dataset))
         batches, shapes = self._in_fixed_shapes(order) if self.shapes else (self._in_pools(order), None)
-        shuffle = rng.permutation(len(batches))
-        return Plan.of([batches[k] for k in shuffle], None if shapes is None else shapes[shuffle])
+        lengths = longer_side(self.dataset)[[batch[0] for batch in batches]] if shapes is None else shapes[:, 1]
+        drawn = _one_of_each_stratum(rng.permutation(len(batches)), lengths, self.accumulate)
+        return Plan.of([batches[k] for k in drawn], None if shapes is None else shapes[drawn])
 
     def _in_pools(self, order: np.ndarray) -> list[np.ndarray]:
         longer = longer_side(self.dataset)
@@ -115,6 +120,19 @@ class UniformBatches:
             batches += np.array_split(pairs, math.ceil(len(pairs) / size))  # evenly: none is filled up from one pair
             shapes += [(size, width)] * (len(batches) - len(shapes))
         return batches, np.array(shapes)
+
+
+def _one_of_each_stratum(drawn: np.ndarray, lengths: np.ndarray, count: int) -> np.ndarray:
+    """The batches `drawn`, in an order in which every `count` that follow one another have one of each stratum: the
+    shortest 1 / count of all batches, the next longer ones, and so on. What is left over comes last.
+
+    drawn: the numbers of all batches, shuffled; lengths: of batch 0, 1, 2 and so on.
+    """
+    rank = lengths.argsort(kind="stable").argsort()
+    stratum = rank[drawn] * count // len(drawn)
+    strata = [drawn[stratum == s] for s in range(count)]
+    whole = min(len(s) for s in strata)
+    return np.concatenate([np.stack([s[:whole] for s in strata], axis=1).flatten(), *(s[whole:] for s in strata)])
 
 
 def _cut(lengths: np.ndarray, budget: int) -> list[int]:

@@ -31,7 +31,9 @@ def make_batches(config: Config, dataset):
     """The planner of the batching that the settings name."""
     if config.batching == "uniform":
         shapes = config.shapes or (FIXED_SHAPES if config.compile or config.graphs else 0)
-        return UniformBatches(dataset, config.batch_size, config.seed, config.batch_by, config.pool_size, shapes)
+        return UniformBatches(
+            dataset, config.batch_size, config.seed, config.batch_by, config.pool_size, shapes, config.accumulate
+        )
     width = config.seq_len if config.batching == "fixed" else None
     return RandomBatches(dataset, config.batch_size, config.seed, width)
 
@@ -64,8 +66,6 @@ class States(torch.nn.Module):
 class Graphs:
     """model.states in training, on CUDA: when a shape of batch comes for the first time its kernels, forward and
     backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
-
-    A replay overwrites the gradients of the one before, so that each update can have one batch only.
     """
 
     def __init__(self, model: Transformer):
@@ -151,6 +151,12 @@ class Trainer:
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
         self.optimizer = make_optimizer(config, self.model.parameters())
         self.schedule = make_schedule(config, self.optimizer, self.total)
+        # A graph's gradients lie in its own memory and its next replay overwrites them, so those of several batches are
+        # added up in memory that stays.
+        self.keep_gradients = config.graphs and config.accumulate > 1
+        if self.keep_gradients:
+            for parameter in self.model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
         # Half precision is autocast and a scaler; both do nothing when not enabled, so that the loop has no branch.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.scale = self.scaler.get_scale()
@@ -239,7 +245,7 @@ class Trainer:
         self.note_if_not_finite(norm)
         self.scaler.step(self.optimizer)  # with fp16 and Lion, waits for the GPU
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
         scale_before, self.scale = self.scale, self.scaler.get_scale()  # with fp16, waits for the GPU
         if self.scale >= scale_before:
             self.schedule.step()

@@ -147,6 +147,26 @@ def test_the_length_of_one_batch_tells_nothing_of_the_next(books, batch_by):
     assert correlation_of_neighbours(sorted_plan(books, 32), longer) > 0.7
 
 
+@pytest.mark.parametrize("shapes", [0, 16])
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_batches_of_an_update_are_one_of_each_stratum_of_length(books, count, shapes):
+    plan = UniformBatches(books, 16, accumulate=count, shapes=shapes).plan(1)
+    longest = plan.longest(longer_side(books)) if plan.shapes is None else plan.shapes[:, 1]
+    whole = len(plan) // count * count
+    updates = longest[:whole].reshape(-1, count)
+    assert (updates[:, :-1].max(0) <= updates[:, 1:].min(0)).all()  # no stratum reaches into the next
+    for column in updates.T:  # and within a stratum batches come in no order
+        assert abs(np.corrcoef(column[:-1], column[1:])[0, 1]) < 0.2
+    assert sorted(np.concatenate(batches_of(plan))) == list(range(len(books)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 33, 500])
+@pytest.mark.parametrize("count", [2, 7])
+def test_every_pair_has_its_batch_however_few_there_are_for_an_update(n, count):
+    plan = UniformBatches(like_books(n), 8, accumulate=count).plan(0)
+    assert sorted(np.concatenate(batches_of(plan))) == list(range(n))
+
+
 def test_correlation_of_neighbours_equals_its_definition():
     data = like_books(400)
     plan, longer = RandomBatches(data, 8).plan(0), longer_side(data)

@@ -14,7 +14,7 @@ from conftest import assert_same_weights, command, digit_pairs, groups, run_all,
 import run_folder
 import train
 from config import UserError, preset
-from train import Trainer, make_optimizer, make_schedule
+from train import Graphs, Trainer, make_optimizer, make_schedule
 
 # --- Schedule and optimizer -----------------------------------------------------------------------------------
 
@@ -95,6 +95,41 @@ def test_accumulation_equals_one_large_batch(tiny):
         torch.testing.assert_close(weights(other)[name], weight, rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(one.loss_sums, other.loss_sums)
     assert one.sums.tokens == other.sums.tokens
+
+
+def test_gradients_that_stay_in_their_memory_give_the_same_updates(tiny):
+    config = dataclasses.replace(tiny, batching="uniform", shapes=4, accumulate=2, dropout=0.0)
+    one, other = trainer_for(config), trainer_for(dataclasses.replace(config, graphs=True))
+    memory = [parameter.grad.data_ptr() for parameter in other.model.parameters()]
+    for group in groups(one):
+        one.step(group)
+        other.step(group)
+    assert memory == [parameter.grad.data_ptr() for parameter in other.model.parameters()]
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], weight, msg=name)
+
+
+def test_graphs_are_recorded_once_for_each_shape_without_kept_half_weights_or_drawn_numbers(tiny, monkeypatch):
+    """On a CPU, with the recording itself left out."""
+    recorded = []
+
+    def record(states, batch, allow_unused_input, pool):
+        assert allow_unused_input
+        assert not torch.is_autocast_cache_enabled()
+        recorded.append(tuple(ids.shape for ids in batch))
+        return states
+
+    forked = torch.random.fork_rng
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: forked([]))
+    config = dataclasses.replace(tiny, batching="uniform", graphs=True, shapes=3)
+    trainer = trainer_for(config)
+    trainer.states = Graphs(trainer.model)
+    plan = trainer.batches.plan(0)
+    trainer.train_epoch(plan)
+    batches = [plan.batch(k, trainer.train_part) for k in range(len(plan))]
+    assert sorted(recorded) == sorted({(b.source.shape, b.target.shape) for b in batches})
 
 
 def test_gradients_are_unscaled_before_they_are_clipped(tiny):

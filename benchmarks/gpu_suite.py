@@ -4,13 +4,13 @@
     python benchmarks/gpu_suite.py --out DIR --only steps-bf16-compiled uniform-compiled …    # some of its stages
     python benchmarks/gpu_suite.py --out DIR --tiny     # the same stages on a CPU, in fp32, within minutes: no results
 
-The stages, each a process of its own: an update taken apart; 18 epochs of the base model with uniform batches and with
-dynamic padding; batchings side by side; the CUDA tests; then the same compiled, which takes minutes at first, with a
-call of its own by --only, and in fp16. A stage that runs past its own limit or past --minutes is ended, said so in
-suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
-checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that train.py
-takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's figures are to
-be made.
+The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
+of the base model with uniform batches as graphs, and with dynamic padding; batchings side by side; then, with a call of
+their own by --only, what takes minutes to compile, and fp16. A stage that runs past its own limit or past --minutes is
+ended, said so in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a
+run saves checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that
+train.py takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's
+figures are to be made.
 """
 
 import argparse
@@ -30,8 +30,7 @@ from report import table
 
 import run_folder
 
-# Four times the original's budget and AdamW: 32 sentences an update leave a card waiting for its next kernel.
-BASE = ["--batch-size", "128", "--optimizer", "adamw", "--max-lr", "7e-4", "--beta2", "0.98", "--held-out", "0.01"]
+BASE = ["--preset", "fast", "--no-graphs", "--held-out", "0.01"]  # a later --graphs counts
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
         "--device", "cpu", "--threads", "1"]  # fmt: skip
 SHORTEST = 15  # seconds: less time left is not worth starting a stage for
@@ -41,6 +40,7 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
     """What to run, most important first: name to the most seconds it may take and the arguments of Python."""
     train = ["train.py", *data, "--runs-dir", str(out / "runs"), "--log-every", "100", "--checkpoint-minutes", "0"]
     compiled = ["--compile", "--shapes", "2" if tiny else "8"]  # each shape takes half a minute to compile
+    tests = ["-m", "pytest", "-v", "-n0", "--durations=0", "tests/test_gpu.py"]
     half = "fp32" if tiny else "bf16"  # which a CPU may only emulate, a hundred times as slowly
     bf16, fp16 = ([*data, "--precision", precision] for precision in (half, "fp16"))
 
@@ -50,10 +50,11 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
     found = {
         "steps-bf16": (60, ["benchmarks/steps.py", *bf16]),
         "steps-bf16-graphs": (60, ["benchmarks/steps.py", *bf16, "--graphs"]),
+        "tests": (60, [*tests, "-k", "not compile"]),
         "uniform": (180, run("uniform", "uniform", "--graphs")),
         "dynamic": (300, run("dynamic", "dynamic")),
         "batching-bf16": (120, ["benchmarks/batching.py", *bf16, "--graphs"]),
-        "tests": (150, ["-m", "pytest", "-v", "-n0", "--durations=0", "tests/test_gpu.py"]),
+        "tests-compiled": (150, [*tests, "-k", "compile"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),
         "steps-fp16": (60, ["benchmarks/steps.py", *fp16]),
@@ -91,7 +92,7 @@ def job(run: Path) -> dict:
     for path in [*run.glob("*.pt"), *run.glob("*.part"), *run.glob("events.*")]:
         path.unlink()  # weights are too large to keep, and TensorBoard's file says nothing new
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    later = rows[1:] or rows  # the first epoch compiles
+    later = rows[1:] or rows  # the first epoch compiles or records
     best = min(rows, key=lambda row: row["valid_nll"])
     return {
         "epochs": len(rows),

@@ -61,8 +61,8 @@ def test_an_update_in_bf16_never_waits_for_the_card(tiny, faster):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def gradients(trainer, k, monkeypatch) -> dict[str, torch.Tensor]:
-    """Those that the optimizer is given in an update with batch k of the first plan; the update itself is left out."""
+def gradients(trainer, batches: list[int], monkeypatch) -> dict[str, torch.Tensor]:
+    """Those that the optimizer is given in an update with these batches of the first plan, which itself is left out."""
     kept = {}
 
     def step(optimizer):
@@ -71,7 +71,8 @@ def gradients(trainer, k, monkeypatch) -> dict[str, torch.Tensor]:
     with monkeypatch.context() as patched:
         patched.setattr(trainer.scaler, "step", step)
         patched.setattr(trainer.scaler, "update", lambda: None)
-        trainer.step([trainer.batches.plan(0).batch(k, trainer.train_part)])
+        plan = trainer.batches.plan(0)
+        trainer.step([plan.batch(k, trainer.train_part) for k in batches])
     return kept
 
 
@@ -85,14 +86,26 @@ def test_graphs_give_the_gradients_of_eager_layers(tiny, precision, faster, tied
     plan = graphs.batches.plan(0)
     for _ in range(3):  # warmed up, recorded, replayed
         for k in range(len(plan)):
-            gradients(graphs, k, monkeypatch)
+            gradients(graphs, [k], monkeypatch)
     shapes = [tuple(shape) for shape in plan.shapes.tolist()]
     two = [0, next(k for k, shape in enumerate(shapes) if shape != shapes[0])]  # shapes in turn share graphs' memory
     for k in two * 3:
-        expected, found = gradients(eager, k, monkeypatch), gradients(graphs, k, monkeypatch)
+        expected, found = gradients(eager, [k], monkeypatch), gradients(graphs, [k], monkeypatch)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=0.05, atol=2e-3)
     assert not torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
+
+
+def test_graphs_add_up_the_gradients_of_an_updates_batches(tiny, monkeypatch):
+    config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", accumulate=2, epochs=9)
+    eager, graphs = (trainer_on(CUDA, dataclasses.replace(config, graphs=g), "fp32") for g in (False, True))
+    shapes = [tuple(shape) for shape in graphs.batches.plan(0).shapes.tolist()]
+    same = [k for k, shape in enumerate(shapes) if shape == shapes[0]][:2]  # the second overwrites the first's
+    assert len(same) == 2
+    for batches in (same, same, [0, len(shapes) - 1]):
+        expected, found = gradients(eager, batches, monkeypatch), gradients(graphs, batches, monkeypatch)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=0.05, atol=2e-3)
 
 
 def test_graphs_learn_what_eager_layers_learn(tiny):

@@ -16,12 +16,19 @@ from config import Config, UserError, check, parse
 from dataset import Data, Plan, RandomBatches, prepare
 from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
-from machine import DTYPES, choose_precision, lacks_memory, prepare_machine, wide_dtype
-from model import Transformer, build_model, label_smoothing_floor, loss_sums
+from machine import (
+    DTYPES,
+    FIXED_SHAPES,
+    choose_precision,
+    lacks_memory,
+    prepare_machine,
+    training_states,
+    wide_dtype,
+)
+from model import build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
-FIXED_SHAPES = 16  # pads 16 % on lengths like opus_books', and each takes its time to compile or record
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
 
 # --- What is trained ----------------------------------------------------------------------------------------
@@ -36,70 +43,6 @@ def make_batches(config: Config, dataset):
         )
     width = config.seq_len if config.batching == "fixed" else None
     return RandomBatches(dataset, config.batch_size, config.seed, width)
-
-
-def compile_states(config: Config, model: Transformer, device: torch.device):
-    """model.states, compiled once for each shape of batch; on CUDA replayed as graphs, without Python between kernels.
-
-    Projection and loss stay as they are: they take the real positions, of which each batch has another number.
-    """
-    # Several trainers may share a process; past the limit all is eager.
-    shapes = 4 * max(config.shapes, FIXED_SHAPES)
-    for limit in ("recompile_limit", "accumulated_recompile_limit"):
-        setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
-    # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
-    graphs = device.type == "cuda" and config.accumulate == 1
-    return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)
-
-
-class States(torch.nn.Module):
-    """model.states as a module of its own, which is what PyTorch records."""
-
-    def __init__(self, model: Transformer):
-        super().__init__()
-        self.model = model
-
-    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return self.model.states(source, target)
-
-
-class Graphs:
-    """model.states in training, on CUDA: when a shape of batch comes for the first time its kernels, forward and
-    backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
-    """
-
-    def __init__(self, model: Transformer):
-        self.model, self.recorded = model, {}
-        self.memory = torch.cuda.graph_pool_handle()  # shared: no two shapes are under way at once
-
-    def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        shapes = (source.shape, target.shape)
-        if shapes not in self.recorded:
-            self.recorded[shapes] = self.record(source, target)
-        return self.recorded[shapes](source, target)
-
-    def record(self, source: torch.Tensor, target: torch.Tensor):
-        # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
-        half = torch.autocast(
-            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
-        )
-        # Recording draws dropout a few times; the run is to go on as if it had not.
-        with half, torch.random.fork_rng([self.model.device]):
-            return torch.cuda.make_graphed_callables(
-                States(self.model),
-                (source, target),
-                allow_unused_input=True,  # the projection
-                pool=self.memory,
-            )
-
-
-def training_states(config: Config, model: Transformer, device: torch.device):
-    """model.states, in the form that is fastest by the settings. Validation has shapes of its own and goes without."""
-    if config.compile:
-        return compile_states(config, model, device)
-    if config.graphs and device.type == "cuda":
-        return Graphs(model)
-    return model.states
 
 
 def make_optimizer(config: Config, parameters) -> torch.optim.Optimizer:

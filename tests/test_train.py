@@ -14,7 +14,8 @@ from conftest import assert_same_weights, command, digit_pairs, groups, run_all,
 import run_folder
 import train
 from config import UserError, preset
-from train import Graphs, Trainer, make_optimizer, make_schedule
+from machine import Graphs
+from train import Trainer, make_optimizer, make_schedule
 
 # --- Schedule and optimizer -----------------------------------------------------------------------------------
 

@@ -215,6 +215,10 @@ class Plan:
         shapes = None if self.shapes is None else self.shapes[:count]
         return Plan(self.order[: self.starts[count]], self.starts[: count + 1], shapes)
 
+    def one_of_each_shape(self) -> list[int]:
+        """A batch of each shape, where they are fixed beforehand; else none."""
+        return [] if self.shapes is None else np.unique(self.shapes, axis=0, return_index=True)[1].tolist()
+
     def batch(self, k: int, dataset: BilingualDataset) -> Batch:
         """Batch k, made of the dataset's pairs."""
         if self.shapes is None:

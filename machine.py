@@ -109,7 +109,8 @@ def compile_states(config: Config, model: torch.nn.Module, device: torch.device)
     shapes = 4 * max(config.shapes, FIXED_SHAPES)
     for limit in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
-    # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches.
+    # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches;
+    # Trainer's remedy for Graphs has not been tried here.
     graphs = device.type == "cuda" and config.accumulate == 1
     return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)
 
@@ -128,6 +129,8 @@ class States(torch.nn.Module):
 class Graphs:
     """model.states in training, on CUDA: when a shape of batch comes for the first time its kernels, forward and
     backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
+
+    Every shape keeps gradients of its own: 4 bytes a weight, however small the batch.
     """
 
     def __init__(self, model: torch.nn.Module):
@@ -145,14 +148,19 @@ class Graphs:
         half = torch.autocast(
             "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
         )
+        # What was recorded belongs to the stream of its recording, and autograd waits for it at every update, as it
+        # should; PyTorch would warn of that.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+        states = States(self.model)
         # Recording draws dropout a few times; the run is to go on as if it had not.
         with half, torch.random.fork_rng([self.model.device]):
-            return torch.cuda.make_graphed_callables(
-                States(self.model),
+            torch.cuda.make_graphed_callables(
+                states,
                 (source.clone(), target.clone()),  # each replay's ids are written there
                 allow_unused_input=True,  # the projection
                 pool=self.memory,
             )
+        return states.__dict__.pop("forward")  # alone: with its module it is a cycle, which keeps the card's memory
 
 
 def training_states(config: Config, model: torch.nn.Module, device: torch.device):

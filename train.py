@@ -96,8 +96,8 @@ class Trainer:
         self.schedule = make_schedule(config, self.optimizer, self.total)
         # A graph's gradients lie in its own memory and its next replay overwrites them, so those of several batches are
         # added up in memory that stays.
-        self.keep_gradients = config.graphs and config.accumulate > 1
-        if self.keep_gradients:
+        self.gradients_stay = config.graphs and config.accumulate > 1
+        if self.gradients_stay:
             for parameter in self.model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
         # Half precision is autocast and a scaler; both do nothing when not enabled, so that the loop has no branch.
@@ -188,7 +188,7 @@ class Trainer:
         self.note_if_not_finite(norm)
         self.scaler.step(self.optimizer)  # with fp16 and Lion, waits for the GPU
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=not self.keep_gradients)
+        self.optimizer.zero_grad(set_to_none=not self.gradients_stay)
         scale_before, self.scale = self.scale, self.scaler.get_scale()  # with fp16, waits for the GPU
         if self.scale >= scale_before:
             self.schedule.step()
@@ -438,7 +438,7 @@ def main(argv: list[str] | None = None) -> int:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         print(
             f"error: The memory is full ({cause}). Start a new run with half the --batch-size and twice the "
-            "--accumulate, or with a smaller model.",
+            "--accumulate, with fewer --shapes or --no-graphs where graphs are on, or with a smaller model.",
             file=sys.stderr,
         )
         return 2

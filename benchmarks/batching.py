@@ -67,6 +67,8 @@ class Turn:
         self.trainer.model.train()
         self.plan = self.trainer.batches.plan(0)
         self.next, self.speeds, self.data_share = 0, [], []
+        for k in self.plan.one_of_each_shape() if config.graphs else ():  # which are recorded now and not in a round
+            self.trainer.step([self.plan.batch(k, self.trainer.train_part)])
 
     def round(self, words: int) -> None:
         """Trains on the next batches until `words` target tokens are done; notes tokens a second, and time for data."""

@@ -5,12 +5,12 @@
     python benchmarks/gpu_suite.py --out DIR --tiny     # the same stages on a CPU, in fp32, within minutes: no results
 
 The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
-of the base model with uniform batches as graphs, and with dynamic padding; batchings side by side; then, with a call of
-their own by --only, what takes minutes to compile, and fp16. A stage that runs past its own limit or past --minutes is
-ended, said so in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a
-run saves checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that
-train.py takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's
-figures are to be made.
+of the base model with uniform batches as graphs; batchings side by side; 18 epochs with dynamic padding, which the time
+may not be enough for; what takes minutes to compile; fp16. What was left out wants calls of its own, by --only. A stage
+that runs past its own limit or past --minutes is ended, said so in suite.md, and what it had written stays. DIR then
+holds JSON, Markdown and pictures, and no weights; a run saves checkpoints into it on the way, which a folder in memory
+(/dev/shm) takes fastest. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one with lengths like
+those of opus_books, with which the card's figures are to be made.
 """
 
 import argparse
@@ -52,8 +52,8 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "steps-bf16-graphs": (60, ["benchmarks/steps.py", *bf16, "--graphs"]),
         "tests": (60, [*tests, "-k", "not compile"]),
         "uniform": (180, run("uniform", "uniform", "--graphs")),
-        "dynamic": (300, run("dynamic", "dynamic")),
         "batching-bf16": (120, ["benchmarks/batching.py", *bf16, "--graphs"]),
+        "dynamic": (300, run("dynamic", "dynamic")),
         "tests-compiled": (150, [*tests, "-k", "compile"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),

@@ -101,14 +101,14 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer.model.train()
         plan = trainer.batches.plan(0)
         drawn = np.random.default_rng(0).permutation(len(plan))
-        fixed = config.compile or config.graphs
-        if fixed:
-            warm = np.unique(plan.shapes, axis=0, return_index=True)[1]  # every shape once
+        prepared = config.compile or config.graphs
+        if prepared:
+            warm = plan.one_of_each_shape()
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
-            warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES]
+            warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES].tolist()
         # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
-        for _ in range(3 if fixed else 2):
-            updates(trainer, plan, warm.tolist(), plan.batch)
+        for _ in range(3 if prepared else 2):
+            updates(trainer, plan, warm, plan.batch)
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):
             batches = np.resize(np.roll(drawn, -number * UPDATES), UPDATES).tolist()
@@ -140,9 +140,10 @@ def summary(config: Config, trainer: Trainer, plan, rounds: list[dict], phases: 
     whole = phases.seconds.pop("whole") + phases.seconds["logging"]
     shares = {name: seconds / whole for name, seconds in phases.seconds.items()}
     shares["the rest"] = 1 - sum(shares.values())
+    how = ", compiled" if config.compile else ", graphs" if config.graphs else ""
     keys = ("mfu", "tokens_per_second", "ms", "useful_gflops", "peak_gflops", "tokens")
     return {
-        "name": f"{config.batching}, {precision}{', compiled' * config.compile}{', graphs' * config.graphs}",
+        "name": f"{config.batching}, {precision}{how}",
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "padding": plan.padding(trainer.data.train),
         **{key: spread([row[key] for row in rounds]) for key in keys},

@@ -129,6 +129,25 @@ def test_recording_graphs_leaves_the_random_numbers_of_the_run_alone(tiny):
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
+def test_each_replay_drops_out_other_values(tiny):
+    config = dataclasses.replace(tiny, graphs=True, dropout=0.3, shapes=2, batching="uniform")
+    trainer = trainer_on(CUDA, config, "bf16")
+    trainer.model.train()
+    batch = trainer.batches.plan(0).batch(0, trainer.train_part)
+
+    def states():
+        with torch.no_grad(), trainer.autocast():
+            return trainer.states(batch.source, batch.target).clone()
+
+    with trainer.autocast():
+        trainer.states(batch.source, batch.target)  # recorded
+    before = torch.cuda.get_rng_state()
+    first, second = states(), states()
+    assert not torch.equal(first, second)
+    torch.cuda.set_rng_state(before)
+    assert torch.equal(states(), first)
+
+
 def test_nothing_is_compiled_again_after_warm_up(tiny):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()

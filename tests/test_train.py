@@ -110,7 +110,7 @@ def test_gradients_that_stay_in_their_memory_give_the_same_updates(tiny):
         torch.testing.assert_close(weights(other)[name], weight, msg=name)
 
 
-def test_graphs_are_recorded_once_for_each_shape_without_kept_half_weights_or_drawn_numbers(tiny, monkeypatch):
+def test_graphs_are_recorded_once_for_each_shape_without_kept_half_weights_and_drawn_numbers(tiny, monkeypatch):
     """On a CPU, with the recording itself left out."""
     recorded = []
 
@@ -118,7 +118,8 @@ def test_graphs_are_recorded_once_for_each_shape_without_kept_half_weights_or_dr
         assert allow_unused_input
         assert not torch.is_autocast_cache_enabled()
         recorded.append(tuple(ids.shape for ids in batch))
-        return states
+        states.forward = states.forward  # PyTorch puts the replay there
+        torch.rand(1)
 
     forked = torch.random.fork_rng
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
@@ -128,6 +129,11 @@ def test_graphs_are_recorded_once_for_each_shape_without_kept_half_weights_or_dr
     trainer = trainer_for(config)
     trainer.states = Graphs(trainer.model)
     plan = trainer.batches.plan(0)
+    batch = plan.batch(0, trainer.train_part)
+    before = torch.get_rng_state()
+    trainer.states.record(batch.source, batch.target)
+    assert torch.equal(torch.get_rng_state(), before)
+    recorded.clear()
     trainer.train_epoch(plan)
     batches = [plan.batch(k, trainer.train_part) for k in range(len(plan))]
     assert sorted(recorded) == sorted({(b.source.shape, b.target.shape) for b in batches})

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one command and within minutes, most important first.
+"""What needs a GPU, in one command, most important first, as much of it as fits into some minutes.
 
     python benchmarks/gpu_suite.py --out DIR --dataset joined.parquet
     python benchmarks/gpu_suite.py --out DIR --only steps-bf16-compiled uniform-compiled …    # some of its stages

@@ -33,7 +33,7 @@ class Config:
     dataset: str = setting("Helsinki-NLP/opus_books", "a Hub id, a folder in the Hub's layout, or one .parquet, .jsonl, .csv or .tsv file")
     source_language: str = setting("en", "code of the language to translate from; a column of the dataset")
     target_language: str = setting("it", "code of the language to translate into; either direction of a pair works")
-    held_out: float = setting(0.1, "share of the pairs kept for validation where the corpus has no validation split of its own; all of it is translated after each epoch, so that 0.001 does for millions")
+    held_out: float = setting(0.1, "share of the pairs kept for validation where the corpus has no validation split of its own; all of it is translated after each epoch, so that 0.001 does for millions; see --score-every")
     seq_len: int = setting(350, "longest sentence in tokens, start and end marks counted; longer pairs are left out")
     tokenizer: str = setting("word", "word: one id a word, as in the original experiment; bpe: joint subwords, no unknown words", ("word", "bpe"))
     vocab_size: int = setting(30_000, "largest vocabulary of a tokenizer; 8,000 to 10,000 suits bpe on 30k pairs")
@@ -83,14 +83,18 @@ class Config:
     name: str = setting("", "name of the run's folder; empty: preset, batching and time of day")
     log_every: int = setting(50, "updates between two readings of the loss; each reading waits for the GPU")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: only at the end of an epoch")
-    samples: int = setting(5, "held-out sentences whose translations are printed and kept after each epoch")
+    score_every: int = setting(1, "epochs between two translations of the held-out part, for BLEU and the other scores; its loss is taken after each epoch, its scores after the last in any case")
+    samples: int = setting(5, "held-out sentences whose translations are printed and kept after each epoch that has scores")
 
 
 PRESETS = {
     "base": {},  # the original experiment's model and schedule: 75 M parameters on opus_books
     # base's model on a GPU that would wait for the CPU at 32 sentences an update: four times as many, and AdamW, which
-    # was ahead of Lion wherever both were measured (benchmarks/README.md).
-    "fast": {"batch_size": 128, "optimizer": "adamw", "max_lr": 7e-4, "beta2": 0.98, "graphs": True},
+    # was ahead of Lion wherever both were measured (benchmarks/README.md). Writing translations, word after word, takes
+    # such a card as long as half an epoch of training or more.
+    "fast": {
+        "batch_size": 128, "optimizer": "adamw", "max_lr": 7e-4, "beta2": 0.98, "graphs": True, "score_every": 9,
+    },
     # AdamW, because Lion's authors advise against it below 64 sentences a batch; fp32, because matrices so small do not
     # repay the conversions that bf16 costs.
     "demo": {
@@ -155,7 +159,7 @@ def check(config: Config) -> None:
 
 def _check_numbers(config: Config) -> None:
     for name in ("batch_size", "pool_size", "accumulate", "d_model", "layers", "heads", "d_ff", "epochs", "log_every",
-                 "min_frequency"):  # fmt: skip
+                 "min_frequency", "score_every"):  # fmt: skip
         _require(config, name, getattr(config, name) >= 1, "at least 1")
     for name in ("dropout", "label_smoothing", "beta1", "beta2"):
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")

@@ -27,6 +27,9 @@ CONTENTS = {  # of a checkpoint, as train.Trainer.state makes them
     "position", "sums", "loss_sums", "mean_weights", "record", "random", "random_device",
 }  # fmt: skip
 PACKAGES = ("datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm")
+SCORES = {  # how they are printed
+    "bleu": "BLEU {:.1f}", "chrf": "chrF {:.1f}", "cer": "CER {:.2f}", "wer": "WER {:.2f}", "exact": "exact {:.1%}",
+}  # fmt: skip
 
 
 def refuse_existing(run: Path) -> None:
@@ -301,18 +304,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def scores_text(row: dict, *names: str) -> str:
+    """The scores of an epoch, each after a comma; of an epoch without translations (--score-every) none."""
+    return "".join(", " + SCORES[name].format(row[name]) for name in names if name in row)
+
+
 def show_epoch(row: dict, epochs: int) -> None:
     """Prints an epoch's row of metrics.jsonl and its sample translations."""
     tqdm.write(
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.3f} (plain {row['train_nll']:.3f}), "
-        f"held out {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}, perplexity {row['valid_perplexity']:.1f}), "
-        f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, CER {row['cer']:.2f}, WER {row['wer']:.2f}, "
-        f"exact {row['exact']:.1%}, {clock(row['seconds'])} + {clock(row['valid_seconds'])} validation, "
+        f"held out {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}, perplexity {row['valid_perplexity']:.1f})"
+        f"{scores_text(row, *SCORES)}, {clock(row['seconds'])} + {clock(row['valid_seconds'])} validation, "
         f"{row['tokens_per_second']:,.0f} tokens/s"
         + (f", {row['skipped']} updates skipped" if row["skipped"] else "")
         + (", target met" if row["target_met"] else "")
     )
-    for sample in row["samples"]:
+    for sample in row.get("samples", ()):
         tqdm.write(f"    {sample['source']!r}\n    → {sample['translation']!r}\n    = {sample['reference']!r}")
 
 
@@ -332,8 +339,8 @@ def summarise(run: Path, config: Config, record: Record) -> None:
             continue
         when = f"epoch {row['epoch']}" if "epoch" in row else f"mean of the last {row['average_of']} epochs"
         lines.append(
-            f"  {name}, {when}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f}), "
-            f"BLEU {row['bleu']:.1f}, chrF {row['chrf']:.1f}, exact {row['exact']:.1%}"
+            f"  {name}, {when}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f})"
+            f"{scores_text(row, 'bleu', 'chrf', 'exact')}"
         )
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run} "…"']))
 

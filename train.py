@@ -292,7 +292,8 @@ class Trainer:
 
     def end_epoch(self) -> dict:
         """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
-        row = {**self.close_epoch(), **self.validate()}
+        done = self.epoch + 1
+        row = self.close_epoch() | self.validate(done % self.config.score_every == 0 or done == self.config.epochs)
         best = row["valid_nll"] < self.record.lowest_nll()
         self.record.epoch(row)
         if self.epoch > self.config.epochs - self.config.average:
@@ -318,21 +319,25 @@ class Trainer:
         """Smoothed and plain loss a token over the whole held-out part."""
         return mean_losses(self.model, self.data.validation, self.config, self.autocast())
 
-    def validate(self) -> dict:
-        """Losses, scores of the translations, and a few of these, over the whole held-out part."""
+    def validate(self, scored: bool = True) -> dict:
+        """Losses over the whole held-out part and, if scored, the scores of its translations and a few of these."""
         start = time.perf_counter()
         smoothed, nll = self.held_out_loss()
+        row = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
+        row |= self.translations() if scored else {}
+        return {**row, "valid_seconds": time.perf_counter() - start}
+
+    def translations(self) -> dict:
+        """Scores of the held-out part's translations, and `samples` of these."""
         held = self.data.validation
         sources, references = zip(*held.texts, strict=True)
         with self.autocast():
             found = translate_ids(self.model, held.source)
             writer = Writer(self.model, self.data.tokenizers, self.config.target_language)
             translations = [texts[0] for texts in writer(sources, held.source, found)]
-        scores = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
-        scores.update(score(translations, references), valid_seconds=time.perf_counter() - start)
         shown = range(0, len(held), max(1, len(held) // max(1, self.config.samples)))[: self.config.samples]
         samples = [{"source": sources[i], "reference": references[i], "translation": translations[i]} for i in shown]
-        return {**scores, "samples": samples}
+        return {**score(translations, references), "samples": samples}
 
     # All epochs
 

@@ -103,7 +103,7 @@ def job(run: Path) -> dict:
         "tokens_per_second": later[-1]["tokens_per_second"],
         "gpu_memory_mb": rows[-1]["gpu_memory_mb"],
         "best_held_out_plain": best["valid_nll"],
-        "bleu_there": best["bleu"],
+        "last_bleu": next((row["bleu"] for row in reversed(rows) if "bleu" in row), None),
     }
 
 

@@ -209,7 +209,7 @@ def test_a_flag_without_its_value_fails(name, capsys):
 
 AT_LEAST_1 = [
     "batch_size", "pool_size", "accumulate", "d_model", "layers", "heads", "d_ff", "epochs", "log_every",
-    "min_frequency",
+    "min_frequency", "score_every",
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
 OPEN_SHARES = ["held_out", "warmup"]

@@ -239,6 +239,25 @@ def test_the_copy_task_is_learnt(tmp_path, tiny):
     assert run_all(config).record.epochs[-1]["exact"] > 0.9
 
 
+# --- Scores of some epochs only ---------------------------------------------------------------------------------
+
+
+def test_translations_are_scored_every_so_many_epochs_and_after_the_last(tiny, capsys):
+    trainer = run_all(dataclasses.replace(tiny, epochs=5, score_every=2, average=1))
+    rows = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
+    assert ["bleu" in row for row in rows] == [False, True, False, True, True]
+    assert ["samples" in row for row in rows] == [False, True, False, True, True]
+    assert all(row["valid_nll"] > 0 and row["valid_seconds"] > 0 for row in rows)
+    assert "bleu" in json.loads((trainer.run / "average.json").read_text())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert ["BLEU" in line for line in lines] == [False, True, False, True, True]
+    trainer.record.epochs[0]["valid_nll"] = 0.0  # the best epoch is one without scores
+    run_folder.summarise(trainer.run, trainer.config, trainer.record)
+    said = capsys.readouterr().out
+    assert "best.pt, epoch 1" in said
+    assert "last.pt, epoch 5" in said
+
+
 # --- The average of the last epochs ---------------------------------------------------------------------------
 
 
@@ -258,7 +277,7 @@ def test_the_average_is_the_mean_of_the_last_epochs_weights(tiny, monkeypatch):
 def test_the_average_becomes_the_best_checkpoint_where_its_loss_is_the_lowest(tiny, better, monkeypatch, capsys):
     trainer = train.start(dataclasses.replace(tiny, average=2))
     validate, losses = trainer.validate, iter([5.0, 4.0, 3.0, 1.0 if better else 9.0])  # three epochs, their average
-    monkeypatch.setattr(trainer, "validate", lambda: {**validate(), "valid_nll": next(losses)})
+    monkeypatch.setattr(trainer, "validate", lambda scored=True: {**validate(scored), "valid_nll": next(losses)})
     assert trainer.train()
     best, average, last = ((trainer.run / f"{name}.pt").read_bytes() for name in ("best", "average", "last"))
     assert best == (average if better else last)

@@ -33,7 +33,7 @@ class Config:
     dataset: str = setting("Helsinki-NLP/opus_books", "a Hub id, a folder in the Hub's layout, or one .parquet, .jsonl, .csv or .tsv file")
     source_language: str = setting("en", "code of the language to translate from; a column of the dataset")
     target_language: str = setting("it", "code of the language to translate into; either direction of a pair works")
-    held_out: float = setting(0.1, "share of the pairs kept for validation where the corpus has no validation split of its own; all of it is translated after each epoch, so that 0.001 does for millions; see --score-every")
+    held_out: float = setting(0.1, "share of the pairs kept for validation where the corpus has no validation split of its own; all of it is translated after each epoch, or every --score-every epochs, so that 0.001 does for millions")
     seq_len: int = setting(350, "longest sentence in tokens, start and end marks counted; longer pairs are left out")
     tokenizer: str = setting("word", "word: one id a word, as in the original experiment; bpe: joint subwords, no unknown words", ("word", "bpe"))
     vocab_size: int = setting(30_000, "largest vocabulary of a tokenizer; 8,000 to 10,000 suits bpe on 30k pairs")

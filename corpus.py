@@ -12,11 +12,15 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+from huggingface_hub.errors import HfHubHTTPError
 
 from config import HERE, SAMPLE, Config, UserError
 
 NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # how `datasets` and Arrow put it
 CHUNK = 10_000  # sentences handled at a time
+# What the Hub's HTTP library raises, of a connection lost on the way, say. Which library that is depends on the version
+# of huggingface_hub; the newer ones' errors are no OSErrors.
+HTTP_ERROR = HfHubHTTPError.__mro__[1]
 VALIDATION_SPLITS = ("validation", "valid", "dev")
 FILE_READERS = {
     ".parquet": ("parquet", {}),
@@ -49,7 +53,7 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
         options = FILE_READERS[kinds.pop()][1] if len(kinds) == 1 else {}
         where = str(Path(name).resolve()) if Path(name).is_dir() else name  # `datasets` finds no name in "."
         return datasets.load_dataset(where, _pair_config(where, config), **options)
-    except ConnectionError as error:
+    except (ConnectionError, HTTP_ERROR) as error:
         raise UserError(
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
             "train on the bundled sample with --preset demo, or name a local folder or file with --dataset."

@@ -5,7 +5,6 @@ or a sentence stays behind.
 """
 
 import hashlib
-from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
@@ -49,10 +48,16 @@ class FlatIds:
         return cls(torch.from_numpy(ids), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
 
     @classmethod
-    def from_rows(cls, rows: Iterable[list[int]]) -> "FlatIds":
+    def from_rows(cls, rows: list[list[int]]) -> "FlatIds":
         """Of ids without marks, a list a sentence."""
-        marked = [np.array([SOS, *row, EOS], dtype=np.int32) for row in rows]
-        return cls.from_lengths(np.concatenate(marked), np.array([len(row) for row in marked]))
+        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows)) + 2
+        ids = np.empty(int(lengths.sum()), dtype=np.int32)
+        ends = np.cumsum(lengths)
+        inner = np.ones(len(ids), dtype=bool)
+        inner[ends - 1] = inner[ends - lengths] = False
+        ids[ends - lengths], ids[ends - 1] = SOS, EOS
+        ids[inner] = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(inner.sum()))
+        return cls.from_lengths(ids, lengths)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -71,17 +76,8 @@ class FlatIds:
         return self.ids[where.clamp_(max=len(self.ids) - 1)].long().masked_fill_(~inside, PAD)
 
 
-def encode(texts: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all sentences, each with SOS and EOS, one after the other (int32), and their lengths (int64)."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
-    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows)) + 2
-    ids = np.empty(int(lengths.sum()), dtype=np.int32)
-    ends = np.cumsum(lengths)
-    inner = np.ones(len(ids), dtype=bool)
-    inner[ends - 1] = inner[ends - lengths] = False
-    ids[ends - lengths], ids[ends - 1] = SOS, EOS
-    ids[inner] = np.fromiter(chain.from_iterable(rows), dtype=np.int32, count=int(inner.sum()))
-    return ids, lengths
+def encode(texts: list[str], tokenizer: Tokenizer) -> FlatIds:
+    return FlatIds.from_rows([encoding.ids for encoding in tokenizer.encode_batch_fast(texts)])
 
 
 def encode_corpus(
@@ -92,16 +88,17 @@ def encode_corpus(
     kept_texts = []
     for texts in corpus.chunks():
         encoded = [encode(side, tokenizer) for side, tokenizer in zip(texts, tokenizers, strict=True)]
-        empty = (encoded[0][1] <= 2) | (encoded[1][1] <= 2)
-        too_long = ~empty & ((encoded[0][1] > seq_len) | (encoded[1][1] > seq_len))
+        source_lengths, target_lengths = (side.lengths for side in encoded)
+        empty = (source_lengths <= 2) | (target_lengths <= 2)
+        too_long = ~empty & ((source_lengths > seq_len) | (target_lengths > seq_len))
         corpus.report.empty += int(empty.sum())
         corpus.report.too_long += int(too_long.sum())
         keep = ~(empty | too_long)
         if keep_texts:
             kept_texts += [(texts[0][i], texts[1][i]) for i in np.flatnonzero(keep)]
-        for (ids, lengths), (all_ids, all_lengths) in zip(encoded, sides, strict=True):
-            all_ids.append(ids[np.repeat(keep, lengths)])
-            all_lengths.append(lengths[keep])
+        for side, (all_ids, all_lengths) in zip(encoded, sides, strict=True):
+            all_ids.append(side.ids.numpy()[np.repeat(keep, side.lengths)])
+            all_lengths.append(side.lengths[keep])
     if corpus.report.kept == 0:
         raise UserError(
             f"Nothing is left of the corpus's {corpus.report.part} part ({corpus.report}). Raise --seq-len, or give "

@@ -203,7 +203,7 @@ def environment() -> dict:
         "machine": {
             "system": platform.system(),
             "processor": _processor(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,  # where it has been used
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },

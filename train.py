@@ -1,5 +1,6 @@
 """Trains a translation Transformer: the whole loop, by hand. `python train.py --help` tells how to use it."""
 
+import contextlib
 import math
 import signal
 import sys
@@ -88,7 +89,7 @@ class Trainer:
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
-        self.states = training_states(config, self.model, device)
+        self.hidden_states = training_states(config, self.model, device)
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
@@ -172,7 +173,7 @@ class Trainer:
     def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Smoothed and plain loss of a batch on the device, summed over its words."""
         with self.autocast():
-            logits = self.model.logits(self.states(batch.source, batch.target), batch.positions)
+            logits = self.model.logits(self.hidden_states(batch.source, batch.target), batch.positions)
         return loss_sums(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
@@ -234,8 +235,8 @@ class Trainer:
                 start = time.perf_counter()
                 ends = min(self.batch + self.config.accumulate, len(plan))
                 norm = self.step([plan.batch(k, self.train_part) for k in range(self.batch, ends)])
-                bar.update(ends - self.batch)
-                self.batch = ends
+                done, self.batch = ends - self.batch, ends
+                bar.update(done)
                 due = self.update % self.config.log_every == 0
                 if due or self.batch == len(plan):
                     self.stop_if_not_finite()
@@ -344,7 +345,11 @@ class Trainer:
     def train(self) -> bool:
         """Trains until the last epoch is done (True) or a signal came, at which the run is saved (False)."""
         while self.epoch < self.config.epochs:
-            self.train_epoch(self.batches.plan(self.epoch))
+            try:
+                self.train_epoch(self.batches.plan(self.epoch))
+            except BrokenPipeError:  # who read the output is gone, as `| tee` is with the same Ctrl-C
+                self.save()
+                raise
             if self.stop_signal is not None:  # also at the end of an epoch: its validation can wait
                 self.save()
                 return False
@@ -451,7 +456,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}. What was saved before, if anything, stands; --resume goes on from it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped before the first update; nothing was saved", file=sys.stderr)
+        print("stopped before the first update; nothing was saved or changed", file=sys.stderr)
         return 128 + signal.SIGINT
     if not finished:
         print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
@@ -463,9 +468,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def on_signal(trainer: Trainer, number: int) -> None:
-    tqdm.write("stopping after this update; once more to stop at once, without saving")
     trainer.stop_signal = number
     signal.signal(number, signal.SIG_DFL)
+    with contextlib.suppress(OSError, RuntimeError):  # nobody reads any longer, or the signal came amid another write
+        tqdm.write("stopping after this update; once more to stop at once, without saving")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ of giving orders.
 import gc
 import math
 import multiprocessing
-import re
-import resource
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from report import shown, spread, table, write
+from report import process_peak, shown, spread, table, write
 from tqdm import tqdm
 
 from config import Config, UserError, parse
@@ -116,14 +114,6 @@ def train_alone(config: Config, data, device: torch.device, precision: str) -> N
     longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
     turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
     turn.round(3 * WORDS[device.type])
-
-
-def process_peak() -> int:
-    """Most bytes of memory that this process ever held."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's getrusage would include what the parent held when it started this process
-        return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def measure(config: Config, data, device: torch.device, precision: str) -> list[dict]:

@@ -26,6 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import torch
 from report import table
 
 import run_folder
@@ -109,7 +110,7 @@ def job(run: Path) -> dict:
 
 def summary(done: list[dict], jobs: dict[str, dict], facts: dict) -> str:
     versions = facts["versions"]
-    card = facts["machine"]["gpu"] or "no GPU: nothing here is a result"
+    card = facts["card"] or "no GPU: nothing here is a result"
     text = [f"`{facts['command']}`, {card}, torch {versions['torch']}", ""]
     lines = [[d["stage"], d["outcome"], f"{d['seconds']:,.0f}"] for d in done]
     text.append(table(["stage", "outcome", "seconds"], lines))
@@ -153,7 +154,8 @@ def main() -> int:
         # Not a training, or ended before its first epoch, or while it wrote a line.
         with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
             jobs[name] = job(args.out / "runs" / name)
-        facts = run_folder.environment()
+        card = None if args.tiny or not torch.cuda.is_available() else torch.cuda.get_device_name()
+        facts = {**run_folder.environment(), "card": card}
         results = json.dumps({**facts, "stages": done, "trainings": jobs}, indent=2)
         (args.out / "suite.json").write_text(results + "\n", encoding="utf-8")
         (args.out / "suite.md").write_text(summary(done, jobs, facts), encoding="utf-8")

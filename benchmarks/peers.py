@@ -11,7 +11,7 @@ The peers are given some things: batches of ids made by this package, no tokenis
 loops by hand, the memory settings of machine.py. For the rest each is left as its authors made it. nn.Transformer is
 post-norm, drops out attention weights and inside the feed-forward sublayers too, and the tutorial's Adam is not fused.
 Marian is post-norm, without a bias in the projection; its AdamW is fused, as Seq2SeqTrainer has it. This package takes
-the optimizer of its settings, Lion by default. Without --compile.
+the optimizer of its settings, Lion by default. Without --compile, --graphs and --accumulate.
 
 Every round trains on the same batches, which all have met in a round that is not counted: whoever is the first to meet
 a shape of batch has PyTorch make kernels for it, and others in the process find them made.
@@ -263,6 +263,7 @@ def seq2seq_trainer_seconds(model: nn.Module, config: Config, part: BilingualDat
 def contestants(config: Config, data, device: torch.device, precision: str) -> list[Contestant]:
     """All that are compared. Two that share a model share its optimizer too, which changes no speed."""
     words, lengths = data.vocabulary_sizes, data.train.target_lengths
+    config = replace(config, compile=False, graphs=False, accumulate=1)
     ours = {b: Trainer(replace(config, batching=b), data, device, precision, Path()) for b in ("uniform", "dynamic")}
     plans = {b: trainer.batches.plan(0) for b, trainer in ours.items()}
     uniform, dynamic = (Plan(plan.order, plan.starts) for plan in plans.values())  # peers know no fixed shapes

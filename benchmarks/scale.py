@@ -10,7 +10,6 @@ of `datasets`. Linux or macOS.
 
 import argparse
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -28,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 from book_lengths import drawn_lengths
 from pyarrow import parquet
-from report import table, write
+from report import process_peak, table, write
 
 from config import Config
 from dataset import BilingualDataset, Plan, RandomBatches, prepare
@@ -89,14 +88,9 @@ def alone(work: Callable, *arguments):
             return pool.submit(work, *arguments).result()
 
 
-def peak_mb() -> float:
-    """Most memory this process ever held, in 10^6 bytes, pages of mapped files with it."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
 def measured(work: Callable, times: int = 1) -> tuple[object, dict]:
     """What work() returns, and what it cost: median seconds, and how far it raised the peak of memory."""
-    before, wall, cpu = peak_mb(), [], []
+    before, wall, cpu = process_peak(), [], []
     for _ in range(times):
         result = None  # or the peak would hold two of them
         wall_start, cpu_start = time.perf_counter(), time.process_time()
@@ -104,7 +98,7 @@ def measured(work: Callable, times: int = 1) -> tuple[object, dict]:
         wall.append(time.perf_counter() - wall_start)
         cpu.append(time.process_time() - cpu_start)
     cost = {"seconds": statistics.median(wall), "cpu_seconds": statistics.median(cpu)}
-    return result, {**cost, "peak_mb": peak_mb(), "added_mb": peak_mb() - before}
+    return result, {**cost, "peak_mb": process_peak() / 1e6, "added_mb": (process_peak() - before) / 1e6}
 
 
 def prepare_cost(corpus: Path, warm_up: Path, tokenizer: str) -> dict:

@@ -75,11 +75,11 @@ class Phases:
 
 
 def updates(trainer: Trainer, plan, batches: list[int], make) -> float:
-    """Seconds that these batches of the plan take, each an update. make: plan.batch."""
+    """Seconds that updates of these batches of the plan take. make: plan.batch."""
     wait_for(trainer.device)
     start = time.perf_counter()
-    for k in batches:
-        trainer.step([make(k, trainer.train_part)])
+    for k in range(0, len(batches), trainer.config.accumulate):
+        trainer.step([make(b, trainer.train_part) for b in batches[k : k + trainer.config.accumulate]])
     wait_for(trainer.device)
     return time.perf_counter() - start
 
@@ -100,18 +100,19 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer = Trainer(config, data, device, precision, Path(folder))
         trainer.model.train()
         plan = trainer.batches.plan(0)
-        drawn = np.random.default_rng(0).permutation(len(plan))
+        size = config.accumulate
+        drawn = np.random.default_rng(0).permutation(len(plan) // size)[:, None] * size + np.arange(size)  # updates
         prepared = config.compile or config.graphs
         if prepared:
             warm = plan.one_of_each_shape()
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
-            warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES].tolist()
+            warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES].flatten().tolist()
         # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
         for _ in range(3 if prepared else 2):
             updates(trainer, plan, warm, plan.batch)
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):
-            batches = np.resize(np.roll(drawn, -number * UPDATES), UPDATES).tolist()
+            batches = np.resize(np.roll(drawn, -number * UPDATES, axis=0), UPDATES * size).tolist()
             peak = peak_gflops(device, precision)
             plain.append(round_row(trainer, plan, batches, peak, updates(trainer, plan, batches, plan.batch)))
             with phases.of(trainer):
@@ -131,8 +132,8 @@ def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: 
         "useful_gflops": gflops,
         "mfu": gflops / peak,
         "tokens_per_second": int(targets.sum()) / seconds,
-        "tokens": int(targets.sum()) / len(batches),
-        "ms": 1e3 * seconds / len(batches),
+        "tokens": int(targets.sum()) / UPDATES,
+        "ms": 1e3 * seconds / UPDATES,
     }
 
 

@@ -212,7 +212,7 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0, average=0)
             check(one)
             done = [row for row in rows_of(args.out) if (row["variant"], row["seed"]) == (variant, seed)]
-            if done and done[0]["settings"] == asdict(one):
+            if done and Config(**done[0]["settings"]) == one:  # a setting that is newer than the record has its default
                 continue
             if done:
                 raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")

@@ -24,7 +24,7 @@ from peers import HUGGING_FACE, marian
 from report import shown, spread, table, write
 
 from dataset import FlatIds
-from decoding import Search, like_lengths, most_words, translate_ids
+from decoding import TOKENS_A_BATCH, Search, like_lengths, most_words, translate_ids
 from machine import wait_for
 from tokenizer import EOS, PAD, SOS
 from translate import Translator
@@ -87,7 +87,7 @@ def contestants(translator: Translator, source: FlatIds, beam: int) -> dict[str,
           f"{sum(p.numel() for p in model.parameters()):,} of Marian")  # fmt: skip
     for k in (1, beam):
         lengths = np.array([max(len(h.ids) for h in best) + 1 for best in ours(Search(k, n_best=k))])
-        like = list(like_lengths(source.lengths, k))
+        like = list(like_lengths(source.lengths, TOKENS_A_BATCH[device.type] // k))
         size = round(count / len(like))
         plain = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
         for name, batches in (("our batches of like lengths", like), ("batches in the order of the split", plain)):

@@ -18,7 +18,7 @@ import torch
 import train
 import translate
 from config import Config
-from corpus import load_corpus, pairs
+from corpus import HTTP_ERROR, load_corpus, pairs
 from run_folder import FORMAT
 
 MAIN = Path(train.__file__).parent
@@ -122,9 +122,10 @@ def test_a_path_that_is_not_there(name, capsys):
 
 
 @pytest.mark.parametrize("function", ["get_dataset_config_names", "load_dataset"])
-def test_the_hub_cannot_be_reached(function, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [ConnectionError, HTTP_ERROR])
+def test_the_hub_cannot_be_reached(error, function, monkeypatch, capsys):
     def fail(*args, **kwargs):
-        raise ConnectionError("Couldn't reach 'some/corpus' on the Hub (ConnectTimeout)")
+        raise error("Couldn't reach 'some/corpus' on the Hub (ConnectTimeout)")
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["en-it"])
     monkeypatch.setattr(datasets, function, fail)
@@ -300,7 +301,6 @@ def test_a_seed_that_no_generator_takes(tmp_path, capsys):
     refuse(["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--seed", 2**64], capsys, 2**64)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 @pytest.mark.parametrize("flag", ["--accumulate", "--pool-size", "--vocab-size"])
 def test_a_number_beyond_all_bounds(flag, capsys):
     refuse([flag, "9" * 20], capsys, "9" * 20, "2147483648")
@@ -313,6 +313,7 @@ def test_a_model_that_no_memory_holds(tmp_path, capsys):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 def test_a_device_that_is_not_there(tmp_path, capsys):
     message = error_of(train.main, ["--dataset", write_jsonl(tmp_path / "c.jsonl"), *TINY, "--device", "cuda"], capsys)
     assert "'cuda'" in message

@@ -213,7 +213,7 @@ AT_LEAST_1 = [
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
 OPEN_SHARES = ["held_out", "warmup"]
-AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "threads", "seed"]
+AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"]
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 
 # Changes, what the message must say of the value, and what it must say of the limit or the remedy.
@@ -240,6 +240,10 @@ REFUSED = [
     ({"d_model": 100, "heads": 8}, "100", "--heads 10"),
     ({"d_model": 100, "heads": 3}, "3 heads", "--heads 2"),
     ({"average": 19}, "19", "18 epochs"),
+    ({"shapes": 8, "batching": "dynamic"}, "8", "set it to 0"),
+    ({"shapes": 8, "batching": "fixed"}, "8", "set it to 0"),
+    *[({name: True, "batching": "dynamic"}, "is on", f"--no-{name}") for name in ("compile", "graphs")],
+    ({"compile": True, "graphs": True}, "both on", "--no-graphs or --no-compile"),
     ({"dataset": ""}, "''", "--preset demo"),
     ({"seed": 2**64}, str(2**64), "at most"),
     *[({"name": name}, repr(name), "letters, digits") for name in ("a/b", "../x", "..", ".x", "-x", "a b", "a\n", "~")],
@@ -251,7 +255,7 @@ def test_a_value_that_cannot_work_is_refused_with_a_remedy(changes, value, remed
     with pytest.raises(UserError) as error:
         check(preset("base", **changes))
     message = str(error.value)
-    for name in changes.keys() - {"heads", "tokenizer", "source_language"}:
+    for name in changes.keys() - {"heads", "tokenizer", "source_language", "batching"}:
         assert name in message
     assert value in message
     assert remedy in message

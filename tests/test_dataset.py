@@ -163,13 +163,10 @@ def test_sentences_that_look_like_missing_ones_survive_in_a_folder_of_csv(tmp_pa
     assert sorted(train + validation) == sorted(rows)
 
 
-def test_one_number_among_the_sentences_is_refused_or_leaves_the_others_as_they_are(tmp_path):
-    path = write_jsonl(tmp_path / "c.jsonl", [*PAIRS, ("seven", 7)])
-    try:
-        train, validation = split_texts(settings(path))
-    except UserError:  # a clear end is as good
-        return
-    assert sorted(train + validation) == sorted([*PAIRS, ("seven", "7")])
+def test_one_number_among_the_sentences_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "c.jsonl", [*PAIRS, ("seven", 7)])  # or all would be read as quoted JSON
+    with pytest.raises(UserError, match="could not be read"):
+        split_texts(settings(path))
 
 
 @pytest.mark.parametrize("row", ['{"en": "alone", "it": null}', '{"en": "alone"}', "{}", "null"])
@@ -354,7 +351,8 @@ def test_the_vocabulary_is_that_of_the_training_part_alone(tokenizer, tmp_path):
 def test_encode_frames_each_sentence_with_the_marks(train):
     sentences = ["the cat sleeps", "", "a zebra?", "the", "[SOS] the [EOS]"]
     tokenizer = train([["the cat sleeps a lot"]], 400, 1)
-    ids, lengths = encode(sentences, tokenizer)
+    encoded = encode(sentences, tokenizer)
+    ids, lengths = encoded.ids.numpy(), encoded.lengths
     expected = [[SOS, *tokenizer.encode(s).ids, EOS] for s in sentences]
     assert lengths.tolist() == [len(e) for e in expected]
     assert ids.tolist() == list(chain.from_iterable(expected))
@@ -362,8 +360,8 @@ def test_encode_frames_each_sentence_with_the_marks(train):
 
 
 def test_encoding_no_sentence_gives_no_ids():
-    ids, lengths = encode([], train_word_tokenizer([["the cat"]], 10, 1))
-    assert len(ids) == len(lengths) == 0
+    none = encode([], train_word_tokenizer([["the cat"]], 10, 1))
+    assert len(none.ids) == len(none.lengths) == 0
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "bpe"])

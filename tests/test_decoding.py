@@ -143,7 +143,7 @@ def test_every_sentence_that_has_ended_leaves_the_batch(monkeypatch):
 PAIRS = [("the cat sees the dog", "il gatto vede il cane"), ("the dog sees Anna", "il cane vede Anna")]
 
 
-def word_writer(model_words=12, **options) -> Writer:
+def word_writer() -> Writer:
     sides = list(zip(*PAIRS, strict=True))
     tokenizers = tuple(train_word_tokenizer(iter([list(side)]), 100, 1) for side in sides)
     torch.manual_seed(0)

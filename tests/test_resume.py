@@ -101,7 +101,7 @@ def test_the_best_checkpoint_is_that_of_the_record_wherever_the_disk_was_full(ti
     trainer = train.start(dataclasses.replace(tiny, epochs=4))
     losses = iter([5.0, 4.0, 3.0, 3.0, 4.0])  # epochs 1, 2 and 3, of which the third is done twice, and 4
     validate = Trainer.validate
-    monkeypatch.setattr(Trainer, "validate", lambda t: {**validate(t), "valid_nll": next(losses)})
+    monkeypatch.setattr(Trainer, "validate", lambda t, scored: {**validate(t, scored), "valid_nll": next(losses)})
     with monkeypatch.context() as patch:
 
         def full(*arguments):
@@ -201,6 +201,25 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
     assert resume == ["--resume", str(Path(config.runs_dir) / "run")]
     trainer = train.resume(resume[1], {})
     assert trainer.update >= 5
+
+
+@pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
+def test_a_signal_saves_where_the_output_is_no_longer_read(tiny, stderr):
+    config = dataclasses.replace(tiny, batch_size=2)  # an epoch long enough not to end, and save, by itself
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command(config)],
+        stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    steps = Path(config.runs_dir) / "run" / "steps.jsonl"
+    while not steps.exists() or not steps.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.stdout.close()  # what `| tee` does at the same Ctrl-C
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    trainer = train.resume(str(Path(config.runs_dir) / "run"), {})
+    assert trainer.epoch == 0
+    assert trainer.update == trainer.batch >= 5
 
 
 def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monkeypatch):

@@ -126,7 +126,7 @@ def test_recording_graphs_leaves_the_random_numbers_of_the_run_alone(tiny):
     trainer.model.train()
     batch = trainer.batches.plan(0).batch(0, trainer.train_part)
     before = torch.cuda.get_rng_state()
-    trainer.states.record(batch.source, batch.target)
+    trainer.hidden_states.record(batch.source, batch.target)
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 

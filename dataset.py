@@ -77,6 +77,7 @@ class FlatIds:
 
 
 def encode(texts: list[str], tokenizer: Tokenizer) -> FlatIds:
+    """Ids of all sentences, in their order."""
     return FlatIds.from_rows([encoding.ids for encoding in tokenizer.encode_batch_fast(texts)])
 
 

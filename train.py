@@ -293,8 +293,8 @@ class Trainer:
 
     def end_epoch(self) -> dict:
         """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
-        done = self.epoch + 1
-        row = self.close_epoch() | self.validate(done % self.config.score_every == 0 or done == self.config.epochs)
+        row = self.close_epoch()
+        row |= self.validate(scored=self.epoch % self.config.score_every == 0 or self.epoch == self.config.epochs)
         best = row["valid_nll"] < self.record.lowest_nll()
         self.record.epoch(row)
         if self.epoch > self.config.epochs - self.config.average:

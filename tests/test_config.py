@@ -213,7 +213,8 @@ AT_LEAST_1 = [
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
 OPEN_SHARES = ["held_out", "warmup"]
-AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"]
+AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average",
+              "both_ways"]  # fmt: skip
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 
 # Changes, what the message must say of the value, and what it must say of the limit or the remedy.
@@ -240,6 +241,8 @@ REFUSED = [
     ({"d_model": 100, "heads": 8}, "100", "--heads 10"),
     ({"d_model": 100, "heads": 3}, "3 heads", "--heads 2"),
     ({"average": 19}, "19", "18 epochs"),
+    ({"both_ways": 6}, "6", "--tokenizer bpe"),
+    ({"both_ways": 18, "tokenizer": "bpe"}, "18", "below epochs, 18"),
     ({"shapes": 8, "batching": "dynamic"}, "8", "set it to 0"),
     ({"shapes": 8, "batching": "fixed"}, "8", "set it to 0"),
     *[({name: True, "batching": "dynamic"}, "is on", f"--no-{name}") for name in ("compile", "graphs")],

@@ -58,7 +58,6 @@ class Config:
 
     # Optimisation
     epochs: int = setting(18, "passes over the training part; the schedule spans all of them")
-    both_ways: int = setting(0, "bpe only: first epochs in which each pair is turned round with a probability of one half, so that the model gets to know both languages before it keeps to one direction (Ding et al. 2021)")
     optimizer: str = setting("lion", "lion (Chen et al. 2023) or adamw", ("lion", "adamw"))
     max_lr: float = setting(1e-4, "peak learning rate of OneCycleLR; AdamW wants 3 to 10 times more than Lion")
     warmup: float = setting(0.3, "share of the updates in which the learning rate rises to max_lr")
@@ -166,8 +165,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
     for name in ("held_out", "warmup"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
-    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average",
-                 "both_ways"):  # fmt: skip
+    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
     for f in dataclasses.fields(config):
         if f.type is int and f.name != "seed":
@@ -203,16 +201,6 @@ def _check_combinations(config: Config) -> None:
     if config.graphs and config.compile:
         raise UserError(
             "graphs and compile are both on, but compile makes graphs of its own; add --no-graphs or --no-compile."
-        )
-    if config.both_ways and config.tokenizer != "bpe":
-        raise UserError(
-            f"both_ways is {config.both_ways}, but only subwords are shared by the two languages; add --tokenizer bpe, or "
-            "set it to 0."
-        )
-    if config.both_ways >= config.epochs:
-        raise UserError(
-            f"both_ways is {config.both_ways}, but must be below epochs, {config.epochs}: the last ones train the direction "
-            "that is asked for. A third of all is usual."
         )
     if config.average > config.epochs:
         raise UserError(

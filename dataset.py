@@ -8,7 +8,6 @@ import hashlib
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,10 +62,6 @@ class FlatIds:
     @property
     def lengths(self) -> np.ndarray:
         return self.offsets.diff().numpy()
-
-    def followed_by(self, other: "FlatIds") -> "FlatIds":
-        ids, offsets = (self.ids, other.ids), (self.offsets, other.offsets[1:] + self.offsets[-1])
-        return FlatIds(torch.cat(ids), torch.cat(offsets))
 
     def to(self, device: torch.device) -> "FlatIds":
         return FlatIds(self.ids.to(device), self.offsets.to(device))
@@ -152,10 +147,6 @@ class BilingualDataset(Dataset):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         return self.source[i], self.target[i]
-
-    def both_ways(self) -> "BilingualDataset":
-        """The same pairs and, behind them in the same order, all pairs turned round."""
-        return BilingualDataset(self.source.followed_by(self.target), self.target.followed_by(self.source))
 
     def to(self, device: torch.device) -> "BilingualDataset":
         """The same pairs with their ids on the device, where batches are then put together.
@@ -262,26 +253,6 @@ class RandomBatches:
         starts = np.append(np.arange(0, len(order), self.batch_size), len(order))
         shapes = None if self.width is None else np.tile([self.batch_size, self.width], (len(starts) - 1, 1))
         return Plan(order, starts, shapes)
-
-
-@dataclass
-class BothWays:
-    """The plans of another planner for a dataset's both_ways().
-
-    In the first `epochs` each pair is turned round with a probability of one half (Ding et al. 2021, "Improving Neural
-    Machine Translation by Bidirectional Training"), later none. Batches keep their number and their longer side.
-    """
-
-    batches: Any  # the other planner, RandomBatches or UniformBatches
-    epochs: int
-
-    def plan(self, epoch: int) -> Plan:
-        """The batches of an epoch, every pair once, this or the other way round: a pure function of (seed, epoch)."""
-        plan = self.batches.plan(epoch)
-        if epoch < self.epochs:
-            turned = np.random.default_rng([self.batches.seed, epoch, 1]).integers(2, size=len(plan.order))
-            plan.order = plan.order + turned * len(plan.order)
-        return plan
 
 
 # --- All of it ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import run_folder
 from config import Config, UserError, check, parse
-from dataset import BothWays, Data, Plan, RandomBatches, prepare
+from dataset import Data, Plan, RandomBatches, prepare
 from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
 from machine import (
@@ -36,12 +36,7 @@ SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
 
 
 def make_batches(config: Config, dataset):
-    """The planner of the batching that the settings name, for the pairs of `dataset`."""
-    batches = _one_way_batches(config, dataset)
-    return BothWays(batches, config.both_ways) if config.both_ways else batches
-
-
-def _one_way_batches(config: Config, dataset):
+    """The planner of the batching that the settings name."""
     if config.batching == "uniform":
         shapes = config.shapes or (FIXED_SHAPES if config.compile or config.graphs else 0)
         return UniformBatches(
@@ -95,8 +90,7 @@ class Trainer:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.hidden_states = training_states(config, self.model, device)
-        pairs = data.train.both_ways() if config.both_ways else data.train
-        self.train_part = pairs.to(device)  # its ids, so that the GPU puts its batches together itself
+        self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
         self.optimizer = make_optimizer(config, self.model.parameters())
@@ -230,7 +224,7 @@ class Trainer:
     def train_epoch(self, plan: Plan) -> None:
         """Goes on with the epoch until its end or a signal."""
         self.model.train()
-        self.padding = plan.padding(self.train_part)
+        self.padding = plan.padding(self.data.train)
         bar = tqdm(
             total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
@@ -391,7 +385,7 @@ def describe(trainer: Trainer, reason: str) -> dict:
     source_words, words = trainer.data.vocabulary_sizes
     parameters = sum(p.numel() for p in trainer.model.parameters())
     plan = trainer.batches.plan(0)
-    padding = plan.padding(trainer.train_part)
+    padding = plan.padding(trainer.data.train)
     if config.tokenizer == "bpe":
         vocabulary = f"{words:,} subwords of {config.source_language} and {config.target_language} together"
     else:

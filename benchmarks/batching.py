@@ -111,7 +111,7 @@ def prepare_and_train(config: Config, device: torch.device, precision: str) -> i
 def train_alone(config: Config, data, device: torch.device, precision: str) -> None:
     """Trains on the batch with the longest sentence and as many words as a few rounds have."""
     turn = Turn(config, data, device, precision)
-    longest = int(turn.plan.longest(turn.trainer.train_part.source_lengths).argmax())
+    longest = int(turn.plan.longest(turn.trainer.data.train.source_lengths).argmax())
     turn.trainer.step([turn.plan.batch(longest, turn.trainer.train_part)])
     turn.round(3 * WORDS[device.type])
 
@@ -136,7 +136,7 @@ def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
         "batching": name,
         "batch_size": turn.trainer.config.batch_size,
         "rounds": len(speeds),
-        "padding": turn.plan.padding(turn.trainer.train_part),
+        "padding": turn.plan.padding(turn.trainer.data.train),
         "updates_an_epoch": math.ceil(len(turn.plan) / turn.trainer.config.accumulate),
         "tokens_per_second": spread(speeds),
         "seconds_an_epoch": words / spread(speeds)["median"],

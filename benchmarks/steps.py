@@ -125,7 +125,7 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
 
 def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: float) -> dict:
     pairs = np.concatenate([plan[k] for k in batches])
-    sources, targets = trainer.train_part.source_lengths[pairs], trainer.train_part.target_lengths[pairs] - 1
+    sources, targets = trainer.data.train.source_lengths[pairs], trainer.data.train.target_lengths[pairs] - 1
     gflops = training_flops(trainer.config, trainer.data.vocabulary_sizes[1], sources, targets) / seconds / 1e9
     return {
         "peak_gflops": peak,
@@ -146,7 +146,7 @@ def summary(config: Config, trainer: Trainer, plan, rounds: list[dict], phases: 
     return {
         "name": f"{config.batching}, {precision}{how}",
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "padding": plan.padding(trainer.train_part),
+        "padding": plan.padding(trainer.data.train),
         **{key: spread([row[key] for row in rounds]) for key in keys},
         "shares": shares,
     }

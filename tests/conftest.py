@@ -49,7 +49,7 @@ def groups(trainer: Trainer, epoch=0) -> list[list[Batch]]:
     plan = trainer.batches.plan(epoch)
     step = trainer.config.accumulate
     return [
-        [plan.batch(k, trainer.train_part) for k in range(start, min(start + step, len(plan)))]
+        [plan.batch(k, trainer.data.train) for k in range(start, min(start + step, len(plan)))]
         for start in range(0, len(plan), step)
     ]
 

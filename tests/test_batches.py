@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import dataset
-from dataset import BilingualDataset, BothWays, FlatIds, Plan, RandomBatches
-from smart_batching_dataset import UniformBatches, longer_side
+from dataset import BilingualDataset, FlatIds, Plan, RandomBatches
 from tokenizer import EOS, PAD, SOS
 
 
@@ -115,32 +114,6 @@ def test_random_batches_are_a_function_of_seed_and_epoch():
 
     assert order(0, 0) == order(0, 0)
     assert len({tuple(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-def test_a_dataset_both_ways_has_every_pair_and_behind_them_every_pair_turned_round():
-    data, sources, targets = random_dataset()
-    both = data.both_ways()
-    pairs = [tuple(side.tolist() for side in both[i]) for i in range(len(both))]
-    assert pairs == [*zip(sources, targets, strict=True), *zip(targets, sources, strict=True)]
-    assert both.source_lengths.tolist() == [len(s) for s in sources + targets]
-
-
-@pytest.mark.parametrize("kind", [RandomBatches, UniformBatches])
-def test_pairs_are_turned_round_in_the_first_epochs_alone_and_batches_stay_what_they_are(kind):
-    data, _, _ = random_dataset()
-    one_way = kind(data, 8)
-    both_ways = BothWays(kind(data, 8), epochs=2)
-    turned = []
-    for epoch in range(4):
-        plan, expected = both_ways.plan(epoch), one_way.plan(epoch)
-        assert plan.starts.tolist() == expected.starts.tolist()
-        assert (plan.order % len(data)).tolist() == expected.order.tolist()
-        longer = longer_side(data.both_ways())
-        assert plan.longest(longer).tolist() == expected.longest(longer).tolist()
-        turned.append(set(plan.order[plan.order >= len(data)].tolist()))
-    assert all(10 < len(pairs) < 30 for pairs in turned[:2])
-    assert turned[0] != turned[1]
-    assert turned[2] == turned[3] == set()
 
 
 @pytest.mark.parametrize("shape", [None, (25, 30)])

@@ -7,23 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_all
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
-import distil
 from book_lengths import drawn_lengths, join, tokens
 from steps import training_flops
 from trainings import Frozen, epoch_row, settings_of
 
 from config import UserError, preset
-from corpus import load_corpus, split_corpus
 from dataset import prepare
-from decoding import Search
 from model import MultiHeadAttention, build_model, loss_sums
 from train import Trainer
-from translate import Translator
 
 
 def test_operations_equal_those_that_pytorch_counts():
@@ -111,40 +106,3 @@ def test_reading_the_last_updates_loss_changes_nothing_else(tiny, tmp_path, accu
     before = plain.loss_sums[0] - words * row["last_batch_loss"]
     assert 0 < before < plain.loss_sums[0]
     assert row["last_batch_loss"] != pytest.approx(row["train_loss"], rel=1e-3)
-
-
-def distil_main(monkeypatch, *words) -> int:
-    monkeypatch.setattr(sys, "argv", ["distil.py", *map(str, words)])
-    return distil.main()
-
-
-def texts(dataset, config, split) -> list[tuple[str, str]]:
-    """Pairs of a split of a corpus, as train.py reads it."""
-    part = dict(
-        zip(("train", "validation"), split_corpus(load_corpus(replace(config, dataset=dataset)), config), strict=True)
-    )
-    return [pair for sides in part[split].chunks() for pair in zip(*sides, strict=True)]
-
-
-def test_a_distilled_corpus_has_the_references_and_every_runs_translations(tiny, tmp_path, monkeypatch):
-    runs = [run_all(replace(tiny, name=name, epochs=epochs)).run for name, epochs in (("one", 1), ("two", 2))]
-    out = tmp_path / "own"
-    assert distil_main(monkeypatch, out, *runs, "--beam", 2, "--threads", 1) == 0
-    pairs = texts(tiny.dataset, tiny, "train")
-    sources = [source for source, _ in pairs]
-    expected = list(pairs)
-    for run in runs:
-        expected += zip(sources, Translator(run, device="cpu", threads=1, search=Search(beam=2))(sources), strict=True)
-    assert texts(str(out), tiny, "train") == [pair for pair in expected if pair[1]]
-    assert texts(str(out), tiny, "validation") == texts(tiny.dataset, tiny, "validation")
-
-
-def test_a_distilled_corpus_is_not_made_of_runs_on_different_sentences_nor_over_another(
-    tiny, tmp_path, monkeypatch, capsys
-):
-    runs = [run_all(replace(tiny, name=f"seed-{seed}", epochs=1, seed=seed)).run for seed in (0, 1)]
-    assert distil_main(monkeypatch, tmp_path / "own", *runs, "--beam", 1, "--threads", 1) == 2
-    assert "same sentences" in capsys.readouterr().err
-    assert not (tmp_path / "own").exists()
-    assert distil_main(monkeypatch, tmp_path, runs[0]) == 2
-    assert "is there already" in capsys.readouterr().err

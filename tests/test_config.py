@@ -39,16 +39,8 @@ def other_value(name):
     return f.type(2 * f.default) if f.type is int and f.default else f.type(f.default / 2 or 1)
 
 
-WANTED_BESIDE = {"both_ways": {"tokenizer": "bpe"}}  # settings without which another one is refused
-
-
 def arguments(name, value):
     return [flag_of(name)] if value is True else [flag_of(name), str(value)]
-
-
-def beside(name):
-    """The flags without which a setting's flag is refused."""
-    return [word for other, value in WANTED_BESIDE.get(name, {}).items() for word in arguments(other, value)]
 
 
 @pytest.fixture
@@ -112,8 +104,8 @@ def test_no_arguments_give_the_base_preset_with_a_name_of_its_own():
 def test_a_flag_a_preset_and_an_edited_field_do_the_same(name, monkeypatch):
     value = other_value(name)
     assert value != FIELDS[name].default
-    changes = {"name": "same", name: value, **WANTED_BESIDE.get(name, {})}
-    by_flag, _, flags = parse(["--name", "same", *arguments(name, value), *beside(name)])
+    changes = {"name": "same", name: value}
+    by_flag, _, flags = parse(["--name", "same", *arguments(name, value)])
     monkeypatch.setitem(PRESETS, "mine", changes)
     assert by_flag == preset("base", **changes) == dataclasses.replace(Config(), **changes) == preset("mine")
     assert flags == changes
@@ -130,7 +122,7 @@ def test_a_default_edited_in_the_file_does_the_same_as_the_flag(name, monkeypatc
     edited.__file__ = module.__file__
     monkeypatch.setitem(sys.modules, "edited_config", edited)
     exec(compile(edited_source, "edited_config", "exec"), vars(edited))
-    rest = [*([] if name == "name" else ["--name", "same"]), *beside(name)]
+    rest = [] if name == "name" else ["--name", "same"]
     by_flag = parse([*rest, *arguments(name, value)])[0]
     assert vars(edited.parse(rest)[0]) == vars(by_flag)
     monkeypatch.setenv("COLUMNS", "10000")
@@ -221,8 +213,7 @@ AT_LEAST_1 = [
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
 OPEN_SHARES = ["held_out", "warmup"]
-AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average",
-              "both_ways"]  # fmt: skip
+AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"]
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 
 # Changes, what the message must say of the value, and what it must say of the limit or the remedy.
@@ -249,8 +240,6 @@ REFUSED = [
     ({"d_model": 100, "heads": 8}, "100", "--heads 10"),
     ({"d_model": 100, "heads": 3}, "3 heads", "--heads 2"),
     ({"average": 19}, "19", "18 epochs"),
-    ({"both_ways": 6}, "6", "--tokenizer bpe"),
-    ({"both_ways": 18, "tokenizer": "bpe"}, "18", "below epochs, 18"),
     ({"shapes": 8, "batching": "dynamic"}, "8", "set it to 0"),
     ({"shapes": 8, "batching": "fixed"}, "8", "set it to 0"),
     *[({name: True, "batching": "dynamic"}, "is on", f"--no-{name}") for name in ("compile", "graphs")],

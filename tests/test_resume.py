@@ -61,7 +61,7 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_same_run_bit_for_bit(tiny, st
 
 @pytest.mark.parametrize("stop", [3, 22, 45])
 def test_a_run_that_was_interrupted_has_the_same_average(tiny, stop, monkeypatch):
-    config = dataclasses.replace(tiny, average=2, tokenizer="bpe", vocab_size=300, both_ways=1)
+    config = dataclasses.replace(tiny, average=2)
     whole = run_all(dataclasses.replace(config, name="whole"))
     stop_after(monkeypatch, stop)
     stopped = train.start(dataclasses.replace(config, name="cut"))

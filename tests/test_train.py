@@ -15,7 +15,6 @@ import run_folder
 import train
 from config import UserError, preset
 from machine import Graphs
-from tokenizer import EOS, PAD
 from train import Trainer, make_optimizer, make_schedule
 
 # --- Schedule and optimizer -----------------------------------------------------------------------------------
@@ -77,28 +76,6 @@ def test_the_schedule_is_as_long_as_all_epochs_together(tiny):
     updates = sum(len(groups(trainer, epoch)) for epoch in range(tiny.epochs))
     assert trainer.total == updates
     assert trainer.schedule.total_steps == updates + 1
-
-
-def test_a_run_both_ways_turns_pairs_round_in_its_first_epochs_alone(tiny):
-    config = dataclasses.replace(tiny, tokenizer="bpe", vocab_size=300, both_ways=2)
-    trainer = trainer_for(config)
-    data = trainer.data.train
-    pairs = {tuple(words(side) for side in data[i]) for i in range(len(data))}
-    for epoch in range(config.epochs):
-        batches = [batch for group in groups(trainer, epoch) for batch in group]
-        rows = [rows for batch in batches for rows in zip(batch.source, batch.target, strict=True)]
-        trained = [tuple(words(side) for side in row) for row in rows]
-        turned = [pair for pair in trained if pair not in pairs]
-        assert {pair[::-1] for pair in turned} <= pairs
-        assert len(trained) == len(data)
-        if epoch < config.both_ways:
-            assert 0.3 < len(turned) / len(data) < 0.7
-        else:
-            assert not turned
-
-
-def words(row):
-    return tuple(id for id in row.tolist() if id not in (PAD, EOS))
 
 
 # --- One step -------------------------------------------------------------------------------------------------

@@ -66,7 +66,6 @@ class Config:
     beta2: float = setting(0.99, "how long momentum (Lion) or squared gradients (AdamW, which likes 0.98) are remembered")
     weight_decay: float = setting(0.01, "pull of the weights towards zero; Lion wants 3 to 10 times more than AdamW")
     label_smoothing: float = setting(0.1, "probability spread evenly over the vocabulary in the training target")
-    r_drop: float = setting(0.0, "weight of R-Drop (Liang et al. 2021), for few data: each batch goes through the model twice, which takes twice as long, and is to get the same probabilities in spite of dropout; 5 is usual, 0: once")
     clip_norm: float = setting(1.0, "gradients of a larger norm are scaled down to this; 0 leaves them")
     average: int = setting(0, "last epochs whose weights are averaged into the checkpoint average.pt (Vaswani et al. 2017, 6.1); 0: none")
     target_loss: float = setting(1.8, "the epoch's mean training loss to get under; only reported, never acted on")
@@ -166,8 +165,7 @@ def _check_numbers(config: Config) -> None:
         _require(config, name, 0 <= getattr(config, name) < 1, "at least 0 and below 1")
     for name in ("held_out", "warmup"):
         _require(config, name, 0 < getattr(config, name) < 1, "between 0 and 1, both excluded")
-    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average",
-                 "r_drop"):  # fmt: skip
+    for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"):
         _require(config, name, getattr(config, name) >= 0, "at least 0")
     for f in dataclasses.fields(config):
         if f.type is int and f.name != "seed":

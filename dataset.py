@@ -121,11 +121,6 @@ class Batch:
     labels: torch.Tensor  # (N,) ids it is to predict: the words and EOS
     positions: torch.Tensor  # (N,) where in the flattened (B, T) they are predicted
 
-    def twice(self) -> "Batch":
-        """The batch and the same batch once more below it, 2B rows and 2N positions."""
-        positions = torch.cat([self.positions, self.positions + self.target.numel()])
-        return Batch(self.source.repeat(2, 1), self.target.repeat(2, 1), self.labels.repeat(2), positions)
-
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(to_device(t, device) for t in (self.source, self.target, self.labels, self.positions)))
 

@@ -337,14 +337,6 @@ def loss_sums(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor,
     return _LossSums.apply(logits, labels, smoothing)
 
 
-def disagreement(logits: Tensor) -> Tensor:
-    """How far the first half of the rows of logits (2N, V) is from the second: the Kullback-Leibler divergences of
-    both directions, summed over rows, in nats, twice the L_KL of Liang et al. 2021 ("R-Drop", equation 2).
-    """
-    one, other = logits.float().log_softmax(-1).chunk(2)
-    return ((one.exp() - other.exp()) * (one - other)).sum()
-
-
 class _LossSums(torch.autograd.Function):
     """The gradient of the loss by the logits is simple, softmax minus smoothed target, and is made on the way
     forward, a few rows at a time. Autograd would pass over all of (N, V) in fp32 about eight times: 45 % of a step

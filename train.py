@@ -26,7 +26,7 @@ from machine import (
     training_states,
     wide_dtype,
 )
-from model import build_model, disagreement, label_smoothing_floor, loss_sums
+from model import build_model, label_smoothing_floor, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
@@ -170,25 +170,20 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
-    def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What an update is to lower, then smoothed and plain loss, of a batch on the device, summed over its words."""
-        passes = 2 if self.config.r_drop else 1
-        batch = batch.twice() if passes == 2 else batch
+    def losses(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Smoothed and plain loss of a batch on the device, summed over its words."""
         with self.autocast():
             logits = self.model.logits(self.hidden_states(batch.source, batch.target), batch.positions)
-        # First, since the loss overwrites the logits.
-        apart = self.config.r_drop / 4 * disagreement(logits) if passes == 2 else 0.0
-        smoothed, nll = (total / passes for total in loss_sums(logits, batch.labels, self.config.label_smoothing))
-        return smoothed + apart, smoothed.detach(), nll
+        return loss_sums(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
         """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""
         tokens = sum(len(batch.labels) for batch in group)
         for batch in group:
-            objective, *losses = self.losses(batch.to(self.device))
+            smoothed, nll = self.losses(batch.to(self.device))
             # Divided by the tokens of the whole group: each weighs the same, whatever batch it stands in.
-            self.scaler.scale(objective / tokens).backward()
-            self.loss_sums += torch.stack(losses)
+            self.scaler.scale(smoothed / tokens).backward()
+            self.loss_sums += torch.stack([smoothed.detach(), nll])
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
         self.note_if_not_finite(norm)

@@ -213,9 +213,7 @@ AT_LEAST_1 = [
 ]  # fmt: skip
 SHARES = ["dropout", "label_smoothing", "beta1", "beta2"]
 OPEN_SHARES = ["held_out", "warmup"]
-AT_LEAST_0 = [
-    "weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average", "r_drop",
-]  # fmt: skip
+AT_LEAST_0 = ["weight_decay", "clip_norm", "checkpoint_minutes", "samples", "shapes", "threads", "seed", "average"]
 FLOATS = [name for name, f in FIELDS.items() if f.type is float]
 
 # Changes, what the message must say of the value, and what it must say of the limit or the remedy.

@@ -1,7 +1,6 @@
 """The model against PyTorch's own layers, and what must hold of masks, padding and the loss."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from model import (
     MultiHeadAttention,
     Transformer,
     causal_mask,
-    disagreement,
     label_smoothing_floor,
     loss_sums,
     padding_mask,
@@ -296,20 +294,6 @@ def test_the_loss_and_its_gradient_equal_pytorchs(smoothing, dtype):
     (factor * expected / 40).backward()
     tolerance = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1e-3}[dtype]
     torch.testing.assert_close(logits.grad.float(), theirs.grad, rtol=tolerance, atol=1e-5)
-
-
-def test_the_disagreement_of_two_passes_is_the_sum_of_both_divergences():
-    torch.manual_seed(0)
-    logits = (3 * torch.randn(10, 50)).requires_grad_()
-    theirs = logits.detach().double().requires_grad_()
-    one, other = theirs.log_softmax(-1).chunk(2)
-    kl = partial(F.kl_div, reduction="sum", log_target=True)
-    found, expected = disagreement(logits), kl(one, other) + kl(other, one)
-    found.backward()
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    torch.testing.assert_close(logits.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
-    assert disagreement(logits[:5].repeat(2, 1)) == 0
 
 
 def test_extreme_logits_give_a_finite_loss():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import run_folder
 import train
 from config import UserError, preset
 from machine import Graphs
-from model import disagreement
 from train import Trainer, make_optimizer, make_schedule
 
 # --- Schedule and optimizer -----------------------------------------------------------------------------------
@@ -201,38 +199,6 @@ def test_the_epochs_loss_is_the_mean_over_its_words_whatever_the_batches(tiny, b
         assert smoothed == pytest.approx(cross_entropy(logits, everything.labels, label_smoothing=0.1).item(), rel=1e-4)
         assert plain == pytest.approx(cross_entropy(logits, everything.labels).item(), rel=1e-4)
     assert trainer.sums.tokens == len(everything.labels)
-
-
-# --- R-Drop ---------------------------------------------------------------------------------------------------
-
-
-def test_r_drop_without_dropout_learns_what_one_pass_does(tiny):
-    once = dataclasses.replace(tiny, dropout=0.0, max_lr=1e-3)
-    trainers = [trainer_for(once, "once"), trainer_for(dataclasses.replace(once, r_drop=5.0), "twice")]
-    for trainer in trainers:
-        for group in groups(trainer):
-            trainer.step(group)
-    torch.testing.assert_close(trainers[1].loss_sums, trainers[0].loss_sums, rtol=1e-5, atol=0)
-    assert trainers[1].sums.tokens == trainers[0].sums.tokens  # a word counts once
-
-
-def test_r_drop_adds_to_the_loss_what_two_passes_disagree_about(tiny):
-    trainer = trainer_for(dataclasses.replace(tiny, dropout=0.3, r_drop=5.0))
-    batch = groups(trainer)[0][0]
-    trainer.model.train()
-    torch.manual_seed(0)
-    objective, smoothed, nll = trainer.losses(batch)
-    torch.manual_seed(0)
-    logits = trainer.model(batch.source.repeat(2, 1), batch.target.repeat(2, 1)).flatten(0, 1)
-    # The same positions of the first pass and of the second, which stands below it.
-    one, other = (logits[batch.positions + start] for start in (0, batch.target.numel()))
-    cross_entropy = partial(torch.nn.functional.cross_entropy, target=batch.labels, reduction="sum")
-    expected = (cross_entropy(one, label_smoothing=0.1) + cross_entropy(other, label_smoothing=0.1)) / 2
-    assert smoothed.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert nll.item() == pytest.approx((cross_entropy(one) + cross_entropy(other)).item() / 2, rel=1e-5)
-    apart = 5 / 4 * disagreement(torch.cat([one, other]))
-    assert apart > 1e-3 * expected
-    assert objective.item() == pytest.approx((expected + apart).item(), rel=1e-5)
 
 
 # --- A run ----------------------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ class Config:
     norm: str = setting("pre", "pre: LayerNorm before each sublayer, trains without care; post: after it, as in the paper", ("pre", "post"))
     tied_embeddings: bool = setting(False, "one matrix for target embedding and projection, and for the source embedding too with bpe")
 
+    begin_with: str = setting("", "folder of a run of the same sizes, whose best weights and whose tokenizers are taken instead of new ones")
+
     # Optimisation
     epochs: int = setting(18, "passes over the training part; the schedule spans all of them")
     optimizer: str = setting("lion", "lion (Chen et al. 2023) or adamw", ("lion", "adamw"))

@@ -313,18 +313,23 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuses what cannot work. Raises UserError."""
+def check_search(args: argparse.Namespace) -> None:
+    """Refuses a beam, a length penalty and a number of threads that cannot work. Raises UserError."""
     if not 1 <= args.beam <= WIDEST:
         raise UserError(f"beam is {args.beam}, but must be at least 1 and at most {WIDEST}.")
-    if not 1 <= args.n_best <= args.beam:
-        raise UserError(f"n_best is {args.n_best}, but must be at least 1 and at most beam, {args.beam}; raise --beam.")
     if not abs(args.length_penalty) <= 10:
         raise UserError(
             f"length_penalty is {args.length_penalty}, but must be between -10 and 10; 0.6 and 1 are usual."
         )
     if not 0 <= args.threads <= MOST_THREADS:
         raise UserError(f"threads is {args.threads}, but must be at least 0 and at most {MOST_THREADS}.")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses what cannot work. Raises UserError."""
+    check_search(args)
+    if not 1 <= args.n_best <= args.beam:
+        raise UserError(f"n_best is {args.n_best}, but must be at least 1 and at most beam, {args.beam}; raise --beam.")
     if args.evaluate is not None and (args.sentence or args.attention or args.n_best > 1):
         raise UserError("--evaluate scores the best translation of a split; leave sentence, --attention, --n-best out.")
     if args.attention and args.attention.suffix.lower() not in (".png", ".pdf", ".svg"):

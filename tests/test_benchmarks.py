@@ -11,14 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
+import distil
 from book_lengths import drawn_lengths, join, tokens
+from conftest import run_all
 from steps import training_flops
 from trainings import Frozen, epoch_row, settings_of
 
 from config import UserError, preset
+from corpus import load_corpus, split_corpus
 from dataset import prepare
+from decoding import Search
 from model import MultiHeadAttention, build_model, loss_sums
 from train import Trainer
+from translate import Translator
 
 
 def test_operations_equal_those_that_pytorch_counts():
@@ -106,3 +111,64 @@ def test_reading_the_last_updates_loss_changes_nothing_else(tiny, tmp_path, accu
     before = plain.loss_sums[0] - words * row["last_batch_loss"]
     assert 0 < before < plain.loss_sums[0]
     assert row["last_batch_loss"] != pytest.approx(row["train_loss"], rel=1e-3)
+
+
+# --- Several runs as one translator ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_runs(tiny) -> list[Path]:
+    return [run_all(replace(tiny, name=f"epochs-{epochs}", epochs=epochs)).run for epochs in (1, 3)]
+
+
+def distil_main(monkeypatch, *words) -> int:
+    monkeypatch.setattr(sys, "argv", ["distil.py", *map(str, words)])
+    return distil.main()
+
+
+def texts(dataset, config, split) -> list[tuple[str, str]]:
+    """Pairs of a split of a corpus, as train.py reads it."""
+    parts = split_corpus(load_corpus(replace(config, dataset=str(dataset))), config)
+    part = dict(zip(("train", "validation"), parts, strict=True))[split]
+    return [pair for sides in part.chunks() for pair in zip(*sides, strict=True)]
+
+
+def test_an_ensembles_probabilities_are_the_mean_of_its_models(two_runs):
+    models = [Translator(run, device="cpu", threads=1).model for run in two_runs]
+    ensemble = distil.Ensemble(models)
+    source, target = torch.randint(4, 14, (3, 7)), torch.randint(4, 14, (3, 5))
+    with torch.no_grad():
+        expected = sum(model(source, target).softmax(-1) for model in models) / 2
+        encoded, mask = ensemble.encode(source)
+        memory, past, found = ensemble.memory(encoded), None, []
+        for t in range(5):  # as a search reads them, one word after another
+            hidden, past = ensemble.decode(target[:, t : t + 1], memory, mask, past)
+            found.append(ensemble.projection(hidden).softmax(-1))
+    torch.testing.assert_close(torch.cat(found, dim=1), expected)
+
+
+def test_a_distilled_corpus_has_the_references_and_the_runs_translations(tiny, two_runs, tmp_path, monkeypatch):
+    assert distil_main(monkeypatch, tmp_path / "own", *two_runs, "--beam", 2, "--threads", 1) == 0
+    pairs = texts(tiny.dataset, tiny, "train")
+    both = distil.together([Translator(run, device="cpu", threads=1, search=Search(beam=2)) for run in two_runs])
+    sources = [source for source, _ in pairs]
+    added = zip(sources, both(sources), strict=True)
+    assert texts(tmp_path / "own", tiny, "train") == pairs + [pair for pair in added if pair[1]]
+    assert texts(tmp_path / "own", tiny, "validation") == texts(tiny.dataset, tiny, "validation")
+
+
+def test_an_ensemble_of_one_run_twice_translates_as_the_run_does(two_runs):
+    sentences = ["one two three", "four five", "nine"]
+    once, one, other = (Translator(two_runs[1], device="cpu", threads=1, search=Search(beam=3)) for _ in range(3))
+    assert distil.together([one, other])(sentences) == once(sentences)
+
+
+def test_runs_on_other_sentences_and_a_folder_that_is_there_are_refused(tiny, two_runs, tmp_path, monkeypatch, capsys):
+    other = run_all(replace(tiny, name="other", epochs=1, seed=1)).run
+    assert distil_main(monkeypatch, tmp_path / "own", two_runs[0], other, "--threads", 1) == 2
+    assert "same sentences" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+    assert distil_main(monkeypatch, tmp_path, two_runs[0]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert distil_main(monkeypatch, tmp_path / "own", two_runs[0], "--beam", 0) == 2
+    assert "beam is 0" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from config import PRESETS, Config, UserError, check, parse, preset
 FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 SOURCE = Path(module.__file__).read_text(encoding="utf-8")
 OTHER_TEXT = {
+    "begin_with": "runs/first",
     "dataset": "some/thing",
     "source_language": "de",
     "target_language": "fr",

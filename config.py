@@ -55,7 +55,6 @@ class Config:
     dropout: float = setting(0.1, "share of activations dropped after each sublayer and after the embeddings (Vaswani et al. 2017, 5.4)")
     norm: str = setting("pre", "pre: LayerNorm before each sublayer, trains without care; post: after it, as in the paper", ("pre", "post"))
     tied_embeddings: bool = setting(False, "one matrix for target embedding and projection, and for the source embedding too with bpe")
-
     begin_with: str = setting("", "folder of a run of the same sizes, whose best weights and whose tokenizers are taken instead of new ones")
 
     # Optimisation

@@ -21,6 +21,10 @@ from tqdm import tqdm
 from config import Config, UserError, check
 from tokenizer import load_tokenizer
 
+# Settings without which a run's weights and vocabularies mean nothing.
+OF_THE_WEIGHTS = (
+    "source_language", "target_language", "tokenizer", "d_model", "layers", "heads", "d_ff", "norm", "tied_embeddings",
+)  # fmt: skip
 FORMAT = "translation transformer, checkpoint format 2"
 CONTENTS = {  # of a checkpoint, as train.Trainer.state makes them
     "format", "config", "precision", "device", "corpus", "tokenizers", "model", "optimizer", "schedule", "scaler",
@@ -156,6 +160,21 @@ def load_checkpoint(path: Path) -> dict:
             "version that its run's config.json names, or train anew."
         ) from error
     return {**state, "config": config, "tokenizers": (source, target)}
+
+
+def load_first(config: Config) -> dict | None:
+    """The best checkpoint of the run that `begin_with` names, or None. Raises UserError where its model is another."""
+    if not config.begin_with:
+        return None
+    state = load_checkpoint(checkpoint_path(Path(config.begin_with), "best"))
+    for name in OF_THE_WEIGHTS:
+        ours, theirs = getattr(config, name), getattr(state["config"], name)
+        if ours != theirs:
+            raise UserError(
+                f"{name} is {ours!r}, but {theirs!r} in the run {config.begin_with}, which this one is to begin with. "
+                f"Set it to {theirs!r}, or begin with another run."
+            )
+    return state
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:

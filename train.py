@@ -362,34 +362,13 @@ class Trainer:
 # --- The command --------------------------------------------------------------------------------------------
 
 
-# Settings without which weights and vocabularies mean nothing.
-OF_THE_WEIGHTS = (
-    "source_language", "target_language", "tokenizer", "d_model", "layers", "heads", "d_ff", "norm", "tied_embeddings",
-)  # fmt: skip
-
-
-def first_state(config: Config) -> dict | None:
-    """The best checkpoint of the run to begin with, or None. Raises UserError where that has another kind of model."""
-    if not config.begin_with:
-        return None
-    state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(config.begin_with), "best"))
-    for name in OF_THE_WEIGHTS:
-        ours, theirs = getattr(config, name), getattr(state["config"], name)
-        if ours != theirs:
-            raise UserError(
-                f"{name} is {ours!r}, but {theirs!r} in the run {config.begin_with}, which this one is to begin with. "
-                f"Set it to {theirs!r}, or begin with another run."
-            )
-    return state
-
-
 def start(config: Config) -> Trainer:
     """A trainer at the beginning of a new run, with its folder made and described."""
     device = prepare_machine(config.device, config.threads)
     precision, reason = choose_precision(config.precision, device)
     run = Path(config.runs_dir) / config.name
     run_folder.refuse_existing(run)
-    first = first_state(config)
+    first = run_folder.load_first(config)
     data = prepare(config, first and first["tokenizers"])
     print("\n".join(data.reports), flush=True)
     trainer = Trainer(config, data, device, precision, run)

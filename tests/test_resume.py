@@ -1,4 +1,4 @@
-"""A run that was stopped goes on bit for bit, and its checkpoints are those of its record."""
+"""A run that was stopped goes on bit for bit; its checkpoints are those of its record; another may begin with them."""
 
 import dataclasses
 import json
@@ -243,3 +243,33 @@ def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatc
     monkeypatch.setattr(Trainer, "save", lambda self, best=False: (saves.append(self.batch), save(self, best)))
     run_all(dataclasses.replace(tiny, epochs=1, checkpoint_minutes=1e-9))
     assert saves[:3] == [1, 2, 3]
+
+
+# --- Beginning with another run -------------------------------------------------------------------------------
+
+
+def test_a_run_may_begin_with_the_best_weights_and_the_vocabulary_of_another(tiny, tmp_path):
+    first = run_all(dataclasses.replace(tiny, average=2))
+    mean = json.loads((first.run / "average.json").read_text())
+    lowest = min(mean["valid_nll"], first.record.lowest_nll())
+    other = write_jsonl(tmp_path / "other.jsonl", digit_pairs(90, seed=7))
+    same, new = (
+        train.start(dataclasses.replace(tiny, name=name, dataset=dataset, begin_with=str(first.run)))
+        for name, dataset in (("same", tiny.dataset), ("new", other))
+    )
+    assert same.held_out_loss()[1] == pytest.approx(lowest)
+    assert_same_weights(weights(new), weights(same))
+    assert [t.to_str() for t in new.data.tokenizers] == [t.to_str() for t in first.data.tokenizers]
+    assert new.update == 0
+    assert new.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"d_ff": 64}, "d_ff is 64, but 32"), ({"begin_with": "no"}, "run folder no")]
+)
+def test_a_run_cannot_begin_with_weights_of_another_size_nor_of_no_run(tiny, change, said, capsys):
+    first = run_all(dataclasses.replace(tiny, epochs=1))
+    config = dataclasses.replace(tiny, **{"name": "second", "begin_with": str(first.run), **change})
+    assert train.main(command(config)) == 2
+    assert said in capsys.readouterr().err
+    assert not (Path(tiny.runs_dir) / "second").exists()

@@ -353,15 +353,18 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         f"  training loss {last['train_loss']:.3f}, target {config.target_loss} {met}; "
         f"label smoothing allows no less than {last['label_smoothing_floor']:.3f}",
     ]
-    for name, row in (("best.pt", best), ("last.pt", last), ("average.pt", average)):
-        if row is None:
-            continue
+    checkpoints = {"best": best, "last": last, **({"average": average} if average else {})}
+    for name, row in checkpoints.items():
         when = f"epoch {row['epoch']}" if "epoch" in row else f"mean of the last {row['average_of']} epochs"
         lines.append(
-            f"  {name}, {when}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f})"
+            f"  {name}.pt, {when}: held-out loss {row['valid_loss']:.3f} (plain {row['valid_nll']:.3f})"
             f"{scores_text(row, 'bleu', 'chrf', 'exact')}"
         )
-    tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run} "…"']))
+    # The lowest held-out loss need not translate best: a model that has its sentences by heart may well be ahead.
+    scored = {name: row["bleu"] for name, row in checkpoints.items() if "bleu" in row}
+    choice = max(scored, key=scored.get) if "best" in scored else "best"
+    flag = "" if choice == "best" else f" --checkpoint {choice}"
+    tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run}{flag} "…"']))
 
 
 def draw_curves(run: Path, config: Config, record: Record) -> Path | None:

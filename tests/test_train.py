@@ -256,6 +256,19 @@ def test_translations_are_scored_every_so_many_epochs_and_after_the_last(tiny, c
     said = capsys.readouterr().out
     assert "best.pt, epoch 1" in said
     assert "last.pt, epoch 5" in said
+    assert f"translate.py {trainer.run} " in said  # nobody knows which translates better
+
+
+@pytest.mark.parametrize("ahead", ["best", "last", "average"])
+def test_the_checkpoint_that_translates_best_is_the_one_to_translate_with(tiny, ahead, capsys):
+    trainer = run_all(dataclasses.replace(tiny, average=2))
+    first, _, last = trainer.record.epochs
+    for name, row in (("best", first), ("last", last), ("average", trainer.record.averaged)):
+        row |= {"valid_nll": 1.0 if name == "best" else 2.0, "bleu": 20.0 if name == ahead else 10.0}
+    capsys.readouterr()
+    run_folder.summarise(trainer.run, trainer.config, trainer.record)
+    flag = "" if ahead == "best" else f" --checkpoint {ahead}"
+    assert f'python translate.py {trainer.run}{flag} "…"' in capsys.readouterr().out
 
 
 # --- The average of the last epochs ---------------------------------------------------------------------------

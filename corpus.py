@@ -103,6 +103,12 @@ def pairs(split: datasets.Dataset, source: str, target: str) -> Iterator[tuple[l
     The languages stand in a `translation` column, as on the Hub, or in columns of their own.
     Raises UserError where they do not.
     """
+    # pandas takes the first field of such rows for an index, and the names of the columns for those of the next ones.
+    if split.info.builder_name == "csv" and "__index_level_0__" in split.column_names:
+        raise UserError(
+            "The dataset's rows have more fields than its first line names, so that it is not clear which are the "
+            "sentences. Name all fields there, or put sentences that hold the separator in quotation marks (.csv)."
+        )
     for table in split.with_format("arrow").iter(batch_size=CHUNK):
         nested = "translation" in table.column_names and pa.types.is_struct(table["translation"].type)
         columns = table["translation"].combine_chunks() if nested else table

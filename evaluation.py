@@ -8,6 +8,9 @@ import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+# torchmetrics imports matplotlib, which fails where a notebook has named a backend that this environment lacks.
+os.environ["MPLBACKEND"] = "agg"
+
 import torch
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF

@@ -371,6 +371,8 @@ def start(config: Config) -> Trainer:
     first = run_folder.load_first(config)
     data = prepare(config, first and first["tokenizers"])
     print("\n".join(data.reports), flush=True)
+    if first:
+        refuse_another_split(config, first, data)
     trainer = Trainer(config, data, device, precision, run)
     if first:
         run_folder.load_weights(trainer.model, first["model"], config.begin_with)
@@ -380,6 +382,17 @@ def start(config: Config) -> Trainer:
         print(f"{name}: {facts[name]}")
     print(f"run: {run}\n")
     return trainer
+
+
+def refuse_another_split(config: Config, first: dict, data: Data) -> None:
+    """Raises UserError where the run to begin with has learnt sentences of the same corpus that are held out now."""
+    theirs = first["config"]
+    same_split = (theirs.seed, theirs.held_out) == (config.seed, config.held_out)
+    if theirs.dataset == config.dataset and not same_split and first["corpus"] != data.train.digest():
+        raise UserError(
+            f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
+            f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
+        )
 
 
 def describe(trainer: Trainer, reason: str) -> dict:
@@ -474,7 +487,7 @@ def on_signal(trainer: Trainer, number: int) -> None:
     trainer.stop_signal = number
     signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError, RuntimeError):  # nobody reads any longer, or the signal came amid another write
-        tqdm.write("stopping after this update; once more to stop at once, without saving")
+        tqdm.write("stopping after this update or the validation under way; once more to stop at once, without saving")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from model import build_model
 from tokenizer import EOS, MARKS, PAD, SOS, to_text
 
 LINES_AT_ONCE = 2048  # read before the first of them is translated, so that like lengths can be put together
-WIDEST = 100  # beam; memory grows with it, and translations get worse long before
+WIDEST = 100  # beam; translations get worse long before
 MOST_DRAWN = 100  # tokens of a sentence whose attention is drawn
 HISTORY = "~/.translation_transformer_history"
 
@@ -370,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
         if not lacks_memory(error):
             raise
         cause = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"error: The memory is full ({cause}). A smaller --beam needs less.", file=sys.stderr)
+        print(f"error: The memory is full ({cause}). Stop what else uses it, or take --device cpu.", file=sys.stderr)
         return 2
     except OSError as error:
         # Python flushes once more at the end, and would complain of the same again.

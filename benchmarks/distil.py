@@ -12,6 +12,7 @@ runs held out is the validation part, and other splits stay what they are.
 
 import argparse
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from config import UserError
-from corpus import load_corpus
+from corpus import VALIDATION_SPLITS, load_corpus
 from decoding import Search
 from model import Cache, Transformer
 from translate import LINES_AT_ONCE, Translator, check_search
@@ -110,14 +111,19 @@ def main() -> int:
         translator = together(runs)
         config = translator.config
         languages = config.source_language, config.target_language
-        parts = {"train": distilled(translator)}
-        for split in sorted({"validation", *load_corpus(config)} - {"train"}):
-            parts[split] = zip(*translator.part(split)[0], strict=True)
         folder = args.out / "-".join(languages)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True)  # now, so that a place where it cannot be made costs nothing
+        parts = {"train": distilled(translator)}
+        for split in sorted({"validation", *load_corpus(config)} - {"train", *VALIDATION_SPLITS[1:]}):
+            parts[split] = zip(*translator.part(split)[0], strict=True)
         for split, sides in parts.items():
             write(folder, split, languages, sides)
-    except UserError as error:
+        # By the names of files alone, `datasets` would take a split "test_2017" for one more file of "test".
+        card = {"configs": [{"config_name": folder.name, "data_files": [
+            {"split": split, "path": f"{folder.name}/{split}-00000-of-00001.parquet"} for split in parts
+        ]}]}  # fmt: skip
+        (args.out / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n", encoding="utf-8")
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -74,7 +74,8 @@ def epoch_row(trainer: Trainer) -> dict:
     """Trains one epoch; its mean loss, its last update's loss, and the held-out loss."""
     plan = trainer.batches.plan(trainer.epoch)
     before_last = (len(plan) - 1) // trainer.config.accumulate * trainer.config.accumulate  # batches
-    trainer.train_epoch(plan.first(before_last))
+    if before_last:
+        trainer.train_epoch(plan.first(before_last))
     before, tokens = float(trainer.loss_sums[0]), trainer.sums.tokens
     trainer.train_epoch(plan)
     last = (float(trainer.loss_sums[0]) - before) / (trainer.sums.tokens - tokens)

@@ -17,7 +17,7 @@ import torch
 
 import train
 import translate
-from config import Config
+from config import HERE, Config
 from corpus import HTTP_ERROR, load_corpus, pairs
 from run_folder import FORMAT
 
@@ -201,6 +201,13 @@ def test_a_file_without_the_columns(tmp_path, capsys):
     refuse(["--dataset", path], capsys, "'en'", "id, text", "--source-language")
 
 
+@pytest.mark.parametrize(("name", "separator"), [("c.csv", ","), ("c.tsv", "\t")])
+def test_rows_with_more_fields_than_the_header_names(name, separator, tmp_path, capsys):
+    rows = [("en", "it"), *((en, it, "CC-BY") for en, it in PAIRS)]
+    (tmp_path / name).write_text("".join(separator.join(row) + "\n" for row in rows), encoding="utf-8")
+    refuse(["--dataset", tmp_path / name], capsys, "more fields than its first line names")
+
+
 def test_sentences_as_bytes_are_text(tmp_path):
     sides = {"en": pa.array([en.encode() for en, _ in PAIRS]), "it": pa.array([it.encode() for _, it in PAIRS])}
     pq.write_table(pa.table(sides), tmp_path / "c.parquet")
@@ -288,6 +295,11 @@ def test_a_corpus_of_sentences_that_are_all_too_long(tokenizer, tmp_path, capsys
 
 
 # --- Settings -----------------------------------------------------------------------------------------------
+
+
+def test_a_notebooks_way_of_drawing_is_no_hindrance():
+    environment = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}
+    subprocess.run([sys.executable, "-c", "import evaluation"], cwd=HERE, env=environment, check=True)
 
 
 def test_a_width_that_cannot_be_divided_among_the_heads(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What the benchmarks count and compare with: operations, lengths like opus_books', the original sampler."""
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import distil
 from book_lengths import drawn_lengths, join, tokens
-from conftest import run_all
+from conftest import digit_pairs, run_all, write_jsonl
 from steps import training_flops
 from trainings import Frozen, epoch_row, settings_of
 
@@ -113,6 +114,13 @@ def test_reading_the_last_updates_loss_changes_nothing_else(tiny, tmp_path, accu
     assert row["last_batch_loss"] != pytest.approx(row["train_loss"], rel=1e-3)
 
 
+def test_an_epoch_of_one_update_ends_with_its_own_loss(tiny, tmp_path):
+    config = replace(tiny, batching="dynamic", batch_size=1000)
+    row = epoch_row(Trainer(config, prepare(config), torch.device("cpu"), "fp32", tmp_path))
+    assert row["update"] == 1
+    assert row["last_batch_loss"] == row["train_loss"]
+
+
 # --- Several runs as one translator ---------------------------------------------------------------------------
 
 
@@ -155,6 +163,20 @@ def test_a_distilled_corpus_has_the_references_and_the_runs_translations(tiny, t
     added = zip(sources, both(sources), strict=True)
     assert texts(tmp_path / "own", tiny, "train") == pairs + [pair for pair in added if pair[1]]
     assert texts(tmp_path / "own", tiny, "validation") == texts(tiny.dataset, tiny, "validation")
+
+
+def test_a_distilled_corpus_keeps_the_splits_of_its_source(tiny, tmp_path, monkeypatch):
+    sizes = {"train": 60, "dev": 7, "test": 6, "test_2017": 5, "challenge": 4}
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split, size in sizes.items():
+        write_jsonl(folder / f"{split}.jsonl", digit_pairs(size, seed=size))
+    files = {"configs": [{"config_name": "en-it", "data_files": [{"split": s, "path": f"{s}.jsonl"} for s in sizes]}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(files)}\n---\n", encoding="utf-8")
+    run = run_all(replace(tiny, dataset=str(folder), epochs=1)).run
+    assert distil_main(monkeypatch, tmp_path / "own", run, "--beam", 1, "--threads", 1) == 0
+    written = {split: len(rows) for split, rows in load_corpus(replace(tiny, dataset=str(tmp_path / "own"))).items()}
+    assert written == {"train": 120, "validation": 7, "test": 6, "test_2017": 5, "challenge": 4}
 
 
 def test_an_ensemble_of_one_run_twice_translates_as_the_run_does(two_runs):

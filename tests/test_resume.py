@@ -265,7 +265,13 @@ def test_a_run_may_begin_with_the_best_weights_and_the_vocabulary_of_another(tin
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"d_ff": 64}, "d_ff is 64, but 32"), ({"begin_with": "no"}, "run folder no")]
+    ("change", "said"),
+    [
+        ({"d_ff": 64}, "d_ff is 64, but 32"),
+        ({"begin_with": "no"}, "run folder no"),
+        ({"seed": 5}, "--seed 0 --held-out 0.1"),
+        ({"held_out": 0.3}, "--seed 0 --held-out 0.1"),
+    ],
 )
 def test_a_run_cannot_begin_with_weights_of_another_size_nor_of_no_run(tiny, change, said, capsys):
     first = run_all(dataclasses.replace(tiny, epochs=1))

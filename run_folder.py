@@ -177,6 +177,20 @@ def load_first(config: Config) -> dict | None:
     return state
 
 
+def refuse_another_split(config: Config, first: dict, corpus: str) -> None:
+    """Raises UserError where the run to begin with has learnt sentences of the same corpus that are held out now.
+
+    first: its checkpoint. corpus: digest of the training part.
+    """
+    theirs = first["config"]
+    same_split = (theirs.seed, theirs.held_out) == (config.seed, config.held_out)
+    if theirs.dataset == config.dataset and not same_split and first["corpus"] != corpus:
+        raise UserError(
+            f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
+            f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
+        )
+
+
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:
     """Loads a state dict into a model. Raises UserError where the two do not fit together or a weight is no number."""
     try:

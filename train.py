@@ -371,10 +371,9 @@ def start(config: Config) -> Trainer:
     first = run_folder.load_first(config)
     data = prepare(config, first and first["tokenizers"])
     print("\n".join(data.reports), flush=True)
-    if first:
-        refuse_another_split(config, first, data)
     trainer = Trainer(config, data, device, precision, run)
     if first:
+        run_folder.refuse_another_split(config, first, data.train.digest())
         run_folder.load_weights(trainer.model, first["model"], config.begin_with)
     facts = describe(trainer, reason)
     run_folder.create(run, config, facts)
@@ -382,17 +381,6 @@ def start(config: Config) -> Trainer:
         print(f"{name}: {facts[name]}")
     print(f"run: {run}\n")
     return trainer
-
-
-def refuse_another_split(config: Config, first: dict, data: Data) -> None:
-    """Raises UserError where the run to begin with has learnt sentences of the same corpus that are held out now."""
-    theirs = first["config"]
-    same_split = (theirs.seed, theirs.held_out) == (config.seed, config.held_out)
-    if theirs.dataset == config.dataset and not same_split and first["corpus"] != data.train.digest():
-        raise UserError(
-            f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
-            f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
-        )
 
 
 def describe(trainer: Trainer, reason: str) -> dict:

@@ -119,9 +119,8 @@ def main() -> int:
         for split, sides in parts.items():
             write(folder, split, languages, sides)
         # By the names of files alone, `datasets` would take a split "test_2017" for one more file of "test".
-        card = {"configs": [{"config_name": folder.name, "data_files": [
-            {"split": split, "path": f"{folder.name}/{split}-00000-of-00001.parquet"} for split in parts
-        ]}]}  # fmt: skip
+        files = [{"split": split, "path": f"{folder.name}/{split}-*"} for split in parts]
+        card = {"configs": [{"config_name": folder.name, "data_files": files}]}
         (args.out / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n", encoding="utf-8")
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -273,7 +273,7 @@ def test_a_run_may_begin_with_the_best_weights_and_the_vocabulary_of_another(tin
         ({"held_out": 0.3}, "--seed 0 --held-out 0.1"),
     ],
 )
-def test_a_run_cannot_begin_with_weights_of_another_size_nor_of_no_run(tiny, change, said, capsys):
+def test_a_run_cannot_begin_with_another_size_or_split_nor_with_no_run(tiny, change, said, capsys):
     first = run_all(dataclasses.replace(tiny, epochs=1))
     config = dataclasses.replace(tiny, **{"name": "second", "begin_with": str(first.run), **change})
     assert train.main(command(config)) == 2

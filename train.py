@@ -67,6 +67,10 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int
     )
 
 
+class Stopped(BaseException):
+    """A signal has come, and the run is in a state that can be saved and gone on with."""
+
+
 @dataclass
 class Sums:
     """What an epoch adds up, to be divided once at its end."""
@@ -113,6 +117,7 @@ class Trainer:
         self.floor = label_smoothing_floor(data.vocabulary_sizes[1], config.label_smoothing)
         self.record = run_folder.Record(run)
         self.stop_signal: int | None = None
+        self.validating = False
 
     # state and restore must agree: what is saved is what is put back.
 
@@ -222,7 +227,7 @@ class Trainer:
     # One epoch
 
     def train_epoch(self, plan: Plan) -> None:
-        """Goes on with the epoch until its end or a signal."""
+        """Goes on with the epoch until its end. Raises Stopped after the update in which a signal came."""
         self.model.train()
         self.padding = plan.padding(self.data.train)
         bar = tqdm(
@@ -248,6 +253,8 @@ class Trainer:
                 if self.config.checkpoint_minutes and time.perf_counter() - saved > 60 * self.config.checkpoint_minutes:
                     self.save()
                     saved = time.perf_counter()
+        if self.stop_signal is not None:
+            raise Stopped
 
     def log(self, bar: tqdm, norm: torch.Tensor, speed: float) -> None:
         """Reads loss and gradient norm, which waits for the GPU, shows them and keeps them."""
@@ -293,8 +300,9 @@ class Trainer:
 
     def end_epoch(self) -> dict:
         """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
-        row = self.close_epoch()
-        row |= self.validate(scored=self.epoch % self.config.score_every == 0 or self.epoch == self.config.epochs)
+        done = self.epoch + 1
+        validation = self.validate(scored=done % self.config.score_every == 0 or done == self.config.epochs)
+        row = {**self.close_epoch(), **validation}
         best = row["valid_nll"] < self.record.lowest_nll()
         self.record.epoch(row)
         if self.epoch > self.config.epochs - self.config.average:
@@ -321,11 +329,17 @@ class Trainer:
         return mean_losses(self.model, self.data.validation, self.config, self.autocast())
 
     def validate(self, scored: bool = True) -> dict:
-        """Losses over the whole held-out part and, if scored, the scores of its translations and a few of these."""
-        start = time.perf_counter()
-        smoothed, nll = self.held_out_loss()
-        row = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
-        row |= self.translations() if scored else {}
+        """Losses over the whole held-out part and, if scored, the scores of its translations and a few of these.
+
+        Raises Stopped as soon as a signal comes.
+        """
+        start, self.validating = time.perf_counter(), True
+        try:
+            smoothed, nll = self.held_out_loss()
+            row = {"valid_loss": smoothed, "valid_nll": nll, "valid_perplexity": math.exp(min(nll, 700))}
+            row |= self.translations() if scored else {}
+        finally:
+            self.validating = False
         return {**row, "valid_seconds": time.perf_counter() - start}
 
     def translations(self) -> dict:
@@ -347,15 +361,19 @@ class Trainer:
         while self.epoch < self.config.epochs:
             try:
                 self.train_epoch(self.batches.plan(self.epoch))
+                row = self.end_epoch()
             except BrokenPipeError:  # who read the output is gone, as `| tee` is with the same Ctrl-C
                 self.save()
                 raise
-            if self.stop_signal is not None:  # also at the end of an epoch: its validation can wait
+            except Stopped:
                 self.save()
                 return False
-            run_folder.show_epoch(self.end_epoch(), self.config.epochs)
+            run_folder.show_epoch(row, self.config.epochs)
         if self.config.average:
-            self.keep_average()
+            try:
+                self.keep_average()
+            except Stopped:  # the end of the last epoch, already saved, is all that it needs
+                return False
         return True
 
 
@@ -475,7 +493,9 @@ def on_signal(trainer: Trainer, number: int) -> None:
     trainer.stop_signal = number
     signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError, RuntimeError):  # nobody reads any longer, or the signal came amid another write
-        tqdm.write("stopping after this update or the validation under way; once more to stop at once, without saving")
+        tqdm.write("stopping; once more to stop at once, without saving")
+    if trainer.validating:  # which may take minutes, more than a cluster grants
+        raise Stopped
 
 
 if __name__ == "__main__":

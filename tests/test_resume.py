@@ -237,6 +237,39 @@ def test_a_signal_at_the_end_of_an_epoch_saves_before_its_validation(tiny, monke
     assert [resume["after_update"] for resume in description["resumed"]] == [whole.total]
 
 
+@pytest.mark.parametrize("validation", [1, 3, 4])  # of the first epoch, of the last one, of the average
+def test_a_signal_breaks_off_a_validation_which_is_made_anew_when_the_run_goes_on(tiny, validation, monkeypatch):
+    config = dataclasses.replace(tiny, average=2)
+    whole = run_all(dataclasses.replace(config, name="whole"))
+    stopped = train.start(dataclasses.replace(config, name="cut"))
+    begun, ended, translate = [], [], train.translate_ids
+
+    def interrupted(*arguments):
+        begun.append(stopped.epoch)
+        if len(begun) == validation:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)  # Python need not look at the signal before the next call
+        ended.append(translate(*arguments))
+        return ended[-1]
+
+    handler = signal.signal(signal.SIGTERM, lambda number, _: train.on_signal(stopped, number))
+    monkeypatch.setattr(train, "translate_ids", interrupted)
+    try:
+        assert not stopped.train()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert len(ended) == len(stopped.record.epochs) == validation - 1
+    assert not stopped.validating
+    monkeypatch.undo()
+    resumed = train.resume(str(stopped.run), {})
+    assert resumed.train()
+    assert_same_weights(weights(resumed), weights(whole))
+    for row in (*resumed.record.epochs, *whole.record.epochs, resumed.record.averaged, whole.record.averaged):
+        row |= {name: None for name in row if "seconds" in name or name == "tokens_per_second"}
+    assert resumed.record.epochs == whole.record.epochs
+    assert resumed.record.averaged == whole.record.averaged
+
+
 def test_checkpoints_within_an_epoch_come_after_the_minutes_set(tiny, monkeypatch):
     saves = []
     save = Trainer.save

@@ -33,7 +33,8 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """The precision of matrix products, and why. Raises UserError where the device lacks the one that is wanted."""
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "bf16" and device.type == "cuda" and not has_bf16:
-        raise UserError(f"precision is 'bf16', but {torch.cuda.get_device_name()} has no bf16; take --precision fp16.")
+        card = torch.cuda.get_device_name()
+        raise UserError(f"precision is 'bf16', but {card} has no bf16. Take --precision fp16 for a new run.")
     if wanted != "auto":
         return wanted, "as set" + (", matrix products in TF32 where the card has it" if device.type == "cuda" else "")
     if has_bf16:

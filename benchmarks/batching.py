@@ -21,10 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from command import command, settings
 from report import process_peak, shown, spread, table, write
 from tqdm import tqdm
 
-from config import Config, UserError, parse
+from config import Config, UserError
 from dataset import prepare
 from machine import choose_precision, prepare_machine, wait_for
 from train import Trainer, make_schedule
@@ -163,24 +164,20 @@ def tabulate(rows: list[dict]) -> str:
     return table(head, lines)
 
 
-def main() -> int:
+@command
+def main() -> None:
+    config = settings()
+    device = prepare_machine(config.device, config.threads)
+    precision, _ = choose_precision(config.precision, device)
+    data = prepare(config)
     try:
-        config, _, _ = parse()
-        device = prepare_machine(config.device, config.threads)
-        precision, _ = choose_precision(config.precision, device)
-        data = prepare(config)
         rows = measure(config, data, device, precision)
-        for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
-            r["peak_mb"] = peak_memory(c, data, device, precision)
-            write_down(rows, precision, show=r is rows[-1])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except torch.OutOfMemoryError as error:
         text = str(error).splitlines()[0]
-        print(f"error: The GPU's memory is full ({text}). Take half the --batch-size.", file=sys.stderr)
-        return 2
-    return 0
+        raise UserError(f"The GPU's memory is full ({text}). Take half the --batch-size.") from error
+    for r, c in zip(tqdm(rows, desc="memory"), variants(config).values(), strict=True):
+        r["peak_mb"] = peak_memory(c, data, device, precision)
+        write_down(rows, precision, show=r is rows[-1])
 
 
 def write_down(rows: list[dict], precision: str, show: bool) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+from command import command
 from datasets import Dataset
 
-from config import Config, UserError
+from config import Config
 from corpus import load_corpus, pairs
 
 LONGEST, SHORTEST = 309, 3  # tokens of a source sentence
@@ -60,7 +61,8 @@ def read(dataset: str, config: Config) -> list[tuple[str, str]]:
     return [(s.strip(), t.strip()) for sources, targets in chunks for s, t in zip(sources, targets, strict=True)]
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the .parquet file to write; train.py takes it as --dataset")
     parser.add_argument("corpora", nargs="+", help="datasets as train.py takes them, the longest sentences first")
@@ -69,18 +71,13 @@ def main() -> int:
     parser.add_argument("--target-language", default="it")
     args = parser.parse_args()
     config = Config(source_language=args.source_language, target_language=args.target_language)
-    try:
-        joined = join([read(name, config) for name in args.corpora], drawn_lengths(args.pairs))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    joined = join([read(name, config) for name in args.corpora], drawn_lengths(args.pairs))
     sides = zip(*joined, strict=True)
     columns = dict(zip((args.source_language, args.target_language), map(list, sides), strict=True))
     Dataset.from_dict(columns).to_parquet(args.out)
     for language, texts in columns.items():
         lengths = np.array([tokens(text) for text in texts])
         print(f"{language}: {len(texts):,} sentences, mean {lengths.mean():.1f} tokens, longest {lengths.max()}")
-    return 0
 
 
 if __name__ == "__main__":

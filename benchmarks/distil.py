@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from command import command
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -91,7 +92,8 @@ def write(folder: Path, split: str, languages: tuple[str, str], sides) -> None:
     print(f"{split}: {len(rows):,} pairs", flush=True)
 
 
-def main() -> int:
+@command
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder to make; train.py takes it as --dataset")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs that were trained on the same sentences")
@@ -100,32 +102,27 @@ def main() -> int:
     parser.add_argument("--length-penalty", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    try:
-        check_search(args)
-        if args.out.exists():
-            raise UserError(f"{args.out} is there already. Choose another folder, or delete it.")
-        search = Search(args.beam, args.length_penalty)
-        runs = [Translator(run, args.checkpoint, threads=args.threads, search=search) for run in args.runs]
-        if len({run.corpus for run in runs}) > 1:
-            raise UserError("The runs were not trained on the same sentences; give those of one corpus and one split.")
-        translator = together(runs)
-        config = translator.config
-        languages = config.source_language, config.target_language
-        folder = args.out / "-".join(languages)
-        folder.mkdir(parents=True)  # now, so that a place where it cannot be made costs nothing
-        parts = {"train": distilled(translator)}
-        for split in sorted({"validation", *load_corpus(config)} - {"train", *VALIDATION_SPLITS[1:]}):
-            parts[split] = zip(*translator.part(split)[0], strict=True)
-        for split, sides in parts.items():
-            write(folder, split, languages, sides)
-        # By the names of files alone, `datasets` would take a split "test_2017" for one more file of "test".
-        files = [{"split": split, "path": f"{folder.name}/{split}-*"} for split in parts]
-        card = {"configs": [{"config_name": folder.name, "data_files": files}]}
-        (args.out / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n", encoding="utf-8")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    check_search(args)
+    if args.out.exists():
+        raise UserError(f"{args.out} is there already. Choose another folder, or delete it.")
+    search = Search(args.beam, args.length_penalty)
+    runs = [Translator(run, args.checkpoint, threads=args.threads, search=search) for run in args.runs]
+    if len({run.corpus for run in runs}) > 1:
+        raise UserError("The runs were not trained on the same sentences; give those of one corpus and one split.")
+    translator = together(runs)
+    config = translator.config
+    languages = config.source_language, config.target_language
+    folder = args.out / "-".join(languages)
+    folder.mkdir(parents=True)  # now, so that a place where it cannot be made costs nothing
+    parts = {"train": distilled(translator)}
+    for split in sorted({"validation", *load_corpus(config)} - {"train", *VALIDATION_SPLITS[1:]}):
+        parts[split] = zip(*translator.part(split)[0], strict=True)
+    for split, sides in parts.items():
+        write(folder, split, languages, sides)
+    # By the names of files alone, `datasets` would take a split "test_2017" for one more file of "test".
+    files = [{"split": split, "path": f"{folder.name}/{split}-*"} for split in parts]
+    card = {"configs": [{"config_name": folder.name, "data_files": files}]}
+    (args.out / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from command import command, settings
 from report import table, write
 from torch import Tensor
 from tqdm import tqdm
 
-from config import Config, UserError, parse
+from config import Config
 from dataset import prepare
 from machine import prepare_machine
 from train import Trainer, make_batches
@@ -83,15 +84,10 @@ def tabulate(rows: list[dict]) -> str:
     return table(head, lines)
 
 
-def main() -> int:
-    try:
-        config, _, _ = parse()
-        rows = measure(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main() -> None:
+    rows = measure(settings())
     write("noise", {"rows": rows}, tabulate(rows), "fp32")
-    return 0
 
 
 if __name__ == "__main__":

@@ -32,11 +32,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from command import command, settings
 from report import shown, spread, table, write
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from config import Config, UserError, parse
+from config import Config
 from dataset import Batch, BilingualDataset, Plan, prepare
 from machine import DTYPES, choose_precision, prepare_machine, wait_for
 from model import sinusoids
@@ -339,18 +340,13 @@ def tabulate(rows: list[dict]) -> str:
     return table(head, lines)
 
 
-def main() -> int:
-    try:
-        config, _, _ = parse()
-        rows, precision = measure(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main() -> None:
+    rows, precision = measure(settings())
     versions = {name: version(name) for name in ("transformers", "accelerate")} if HUGGING_FACE else {}
     note = "".join(f"{name} {number}, " for name, number in versions.items())
     note += f"{precision}, {ROUNDS} rounds, median (range)"
     write("peers", {"precision": precision, "peers": versions, "rows": rows}, tabulate(rows), note)
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from command import command, settings
 from report import shown, spread, table, write
 from tqdm import tqdm
 
-from config import Config, UserError, parse
+from config import Config
 from dataset import prepare
 from machine import DTYPES, choose_precision, matrix_gflops, prepare_machine, wait_for
 from train import Trainer
@@ -166,17 +167,13 @@ def tables(rows: list[dict]) -> str:
     return table(head, lines) + "\n\n" + table(["share of an update", *phases], shares)
 
 
-def main() -> int:
-    try:
-        config, _, _ = parse()
-        device = prepare_machine(config.device, config.threads)
-        precision, _ = choose_precision(config.precision, device)
-        rows = [measure(config, prepare(config), device, precision)]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+@command
+def main() -> None:
+    config = settings()
+    device = prepare_machine(config.device, config.threads)
+    precision, _ = choose_precision(config.precision, device)
+    rows = [measure(config, prepare(config), device, precision)]
     write("steps", {"rows": rows}, tables(rows), f"{ROUNDS} rounds of {UPDATES} updates, median (range)")
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from command import command, settings
 from report import table
 from tqdm import tqdm
 
 import run_folder
-from config import Config, UserError, check, parse, parser
+from config import Config, UserError, check, parser
 from dataset import Plan, prepare
 from machine import choose_precision, prepare_machine
 from train import Trainer, make_schedule
@@ -180,7 +181,8 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=90)
 
 
-def main() -> int:
+@command
+def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("out", type=Path, help="a .jsonl file, a line a finished run")
     p.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -191,21 +193,16 @@ def main() -> int:
     own, flags = given[: given.index("--")], given[given.index("--") + 1 : -1]
     args = p.parse_args(own)
     if not args.show:
-        try:
-            compare(args, flags)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        compare(args, flags)
     rows = rows_of(args.out)
     print(tabulate(rows))
     if args.draw:
         draw(rows, args.draw)
-    return 0
 
 
 def compare(args: argparse.Namespace, flags: list[str]) -> None:
     """Makes the runs that are not in the file yet. The split is that of the flags' own seed, whatever --seeds says."""
-    config, _, _ = parse(flags)
+    config = settings(flags)
     for seed in args.seeds:
         for variant in args.each:
             changes, frozen = settings_of(variant)

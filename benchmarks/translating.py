@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
+from command import command
 from peers import HUGGING_FACE, marian
 from report import shown, spread, table, write
 
@@ -113,6 +114,7 @@ def measure(found: dict[str, tuple[Callable, int]], rounds: int, device: torch.d
     return speeds
 
 
+@command
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("run", type=Path)
@@ -138,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import distil
+import trainings
 from book_lengths import drawn_lengths, join, tokens
 from conftest import digit_pairs, run_all, write_jsonl
 from steps import training_flops
@@ -42,6 +43,15 @@ def test_operations_equal_those_that_pytorch_counts():
     hidden_by_the_causal_mask = 3 * config.layers * pairs * t * 4 * 64 * (t - (t + 1) / 2)
     useful = training_flops(config, 70, np.full(pairs, s), np.full(pairs, t))
     assert counter.get_total_flops() == useful + hidden_by_the_causal_mask
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--begin-with"])
+def test_a_benchmark_refuses_to_go_on_with_a_run(flag, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.jsonl"
+    monkeypatch.setattr(sys, "argv", ["trainings.py", str(out), "--", flag, "runs/first"])
+    assert trainings.main() == 2
+    assert f"{flag} names a run" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_joined_sentences_have_the_drawn_lengths_and_lose_no_side():

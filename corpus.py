@@ -4,6 +4,7 @@ A corpus is read in chunks from memory-mapped Arrow, so that no part of it has t
 """
 
 import csv
+import glob
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,16 +22,15 @@ CHUNK = 10_000  # sentences handled at a time
 # What the Hub's HTTP library raises, of a connection lost on the way, say. Which library that is depends on the version
 # of huggingface_hub; the newer ones' errors are no OSErrors.
 HTTP_ERROR = HfHubHTTPError.__mro__[1]
-VALIDATION_SPLITS = ("validation", "valid", "dev")
-FILE_READERS = {
-    ".parquet": ("parquet", {}),
+VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
+FILE_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+READER_OPTIONS = {
     # Without on_mixed_types=None, one number among the sentences turns all of them into quoted JSON.
-    ".jsonl": ("json", {"on_mixed_types": None}),
-    ".json": ("json", {"on_mixed_types": None}),
+    "json": {"on_mixed_types": None},
     # Without keep_default_na=False, a sentence such as "NA" or "None" is read as a missing one.
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
+    "csv": {"keep_default_na": False},
 }
+TABS = {"sep": "\t", "quoting": csv.QUOTE_NONE}  # a quotation mark is no more than that where tabs part the columns
 
 
 # --- Sources ------------------------------------------------------------------------------------------------
@@ -49,10 +49,8 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
             raise UserError(f"The file {name!r} cannot be read; --dataset takes files in {', '.join(FILE_READERS)}.")
         if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
             raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
-        kinds = {path.suffix for path in Path(name).rglob("*")} & FILE_READERS.keys()
-        options = FILE_READERS[kinds.pop()][1] if len(kinds) == 1 else {}
         where = str(Path(name).resolve()) if Path(name).is_dir() else name  # `datasets` finds no name in "."
-        return datasets.load_dataset(where, _pair_config(where, config), **options)
+        return _load_folder(where, _pair_config(where, config))
     except (ConnectionError, HTTP_ERROR) as error:
         raise UserError(
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
@@ -78,22 +76,32 @@ def _load_file(path: Path) -> datasets.DatasetDict:
         raise UserError(f"There is no file {str(path)!r}. Check --dataset.")
     if path.stat().st_size == 0:
         raise UserError(f"The file {str(path)!r} is empty. Give --dataset a file with sentence pairs.")
-    reader, options = FILE_READERS[path.suffix.lower()]
-    return datasets.load_dataset(reader, data_files={"train": str(path)}, **options)
+    reader, suffix = FILE_READERS[path.suffix.lower()], path.suffix.lower()
+    options = READER_OPTIONS.get(reader, {}) | (TABS if suffix == ".tsv" else {})
+    return datasets.load_dataset(reader, data_files={"train": glob.escape(str(path))}, **options)
 
 
-def _pair_config(name: str, config: Config) -> str | None:
-    """Name of the dataset's configuration for the pair: it→en uses `en-it` where there is no `it-en`."""
+def _load_folder(where: str, name: str) -> datasets.DatasetDict:
+    """A folder in the Hub's layout, or one on the Hub, whichever kind of files it holds."""
+    builder = datasets.load_dataset_builder(where, name)
+    options = READER_OPTIONS.get(builder.info.builder_name, {})
+    return datasets.load_dataset(where, name, **options | (TABS if getattr(builder.config, "sep", "") == "\t" else {}))
+
+
+def _pair_config(name: str, config: Config) -> str:
+    """Name of the dataset's configuration for the pair: it→en uses `en-it` where there is no `it-en`; whatever there
+    is, where there is no other.
+    """
     source, target = config.source_language, config.target_language
     available = datasets.get_dataset_config_names(name)
     for candidate in (f"{source}-{target}", f"{target}-{source}"):
         if candidate in available:
             return candidate
-    if available == ["default"]:
-        return None
+    if len(available) == 1:
+        return available[0]
     raise UserError(
         f"The dataset {name!r} has no pair {source}-{target}; it has: {', '.join(sorted(available)[:40])}. "
-        "Choose with --source-language and --target-language."
+        "Choose with --source-language and --target-language, or save the part that you mean as a file and name that."
     )
 
 
@@ -164,13 +172,13 @@ def fingerprints(texts: list[str]) -> np.ndarray:
 
 
 def held_out_rows(source_digests: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Which rows to hold out, as a boolean array: about `share` of them, chosen by `seed`.
+    """Which rows to hold out, as a boolean array: about `share` of them, at least one, chosen by `seed`.
 
     All rows with the same source sentence go to the same side, so that none is both trained on and tested.
     """
     _, sentence, rows = np.unique(source_digests, return_inverse=True, return_counts=True)
     held = np.zeros(len(rows), dtype=bool)
-    left = round(share * len(source_digests))
+    left = max(1, round(share * len(source_digests)))
     for k in np.random.default_rng(seed).permutation(len(rows)):
         if rows[k] <= left:  # a sentence too common for what is left is passed over
             held[k] = True

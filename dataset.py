@@ -180,7 +180,7 @@ class BilingualDataset(Dataset):
         return Batch(source, target[:, :-1].contiguous(), labels, positions)
 
     def digest(self) -> str:
-        """A fingerprint of all ids: two corpora that differ in a word differ in it."""
+        """A fingerprint of all ids: two corpora that differ in a word of the vocabulary differ in it."""
         h = hashlib.blake2b(digest_size=16)
         for part in (self.source.ids, self.source.offsets, self.target.ids, self.target.offsets):
             h.update(part.contiguous().numpy().data)
@@ -265,6 +265,7 @@ class Data:
     train: BilingualDataset
     validation: BilingualDataset
     tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
+    drawn: bool  # whether the validation part was drawn from the training split
     reports: list[str] = field(default_factory=list)  # what was done to the corpus, a line each
 
     @property
@@ -287,4 +288,4 @@ def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = Non
     lines = [str(train.report), str(validation.report)]
     if shared:
         lines.append(f"note: {shared:,} validation sentences stand in the training part too, by the corpus's own split")
-    return Data(*parts, tokenizers, lines)
+    return Data(*parts, tokenizers, validation.split is train.split, lines)

@@ -42,13 +42,20 @@ def mean_losses(
     return smoothed, nll
 
 
-def score(translations: list[str], references: list[str]) -> dict[str, float]:
-    """SacreBLEU (13a tokenisation) and chrF of 0 to 100, and the shares of wrong characters, wrong words and
-    exactly right sentences of 0 to 1, over all sentences. The text is to be detokenised, one reference each.
+def bleu(language: str, lowercase: bool = False) -> BLEU:
+    """SacreBLEU for text in this language: with its 13a tokenisation where spaces part the words."""
+    code = language.lower().replace("_", "-").partition("-")[0]
+    tokenize = "zh" if code == "zh" else "char" if code in ("ja", "km", "lo", "my", "th") else "13a"
+    return BLEU(tokenize=tokenize, lowercase=lowercase)
+
+
+def score(translations: list[str], references: list[str], language: str) -> dict[str, float]:
+    """SacreBLEU and chrF of 0 to 100, and the shares of wrong characters, wrong words and exactly right sentences of
+    0 to 1, over all sentences. The text, in `language`, is to be detokenised, one reference each.
     """
     pairs = list(zip(translations, references, strict=True))
     return {
-        "bleu": BLEU().corpus_score(translations, [references]).score,
+        "bleu": bleu(language).corpus_score(translations, [references]).score,
         "chrf": CHRF().corpus_score(translations, [references]).score,
         # As torchmetrics defines it, whose own takes 6 ms a sentence: the edits in all over the letters in all.
         "cer": sum(Levenshtein.distance(t, r) for t, r in pairs) / max(1, sum(len(r) for r in references)),
@@ -57,15 +64,16 @@ def score(translations: list[str], references: list[str]) -> dict[str, float]:
     }
 
 
-def lower_case_bleu(translations: list[str], references: list[str]) -> float:
+def lower_case_bleu(translations: list[str], references: list[str], language: str) -> float:
     """SacreBLEU of the text in lower case, as much of the literature reports it."""
-    return BLEU(lowercase=True).corpus_score(translations, [references]).score
+    return bleu(language, lowercase=True).corpus_score(translations, [references]).score
 
 
-def signatures() -> dict[str, str]:
+def signatures(language: str) -> dict[str, str]:
     """SacreBLEU's own account of how it computes its scores, to be quoted with them (Post 2018)."""
     found = {}
-    for name, metric in (("bleu", BLEU()), ("lower_case_bleu", BLEU(lowercase=True)), ("chrf", CHRF())):
+    metrics = {"bleu": bleu(language), "lower_case_bleu": bleu(language, lowercase=True), "chrf": CHRF()}
+    for name, metric in metrics.items():
         metric.corpus_score(["a"], [["a"]])  # it knows the number of references only then
         found[name] = str(metric.get_signature())
     return found
@@ -80,15 +88,15 @@ def evaluate(translator, split: str, folder: Path) -> dict:
     """
     if not os.access(folder, os.W_OK):
         raise UserError(f"The folder {folder} cannot be written to, so the evaluation would be lost.")
-    start = time.perf_counter()
+    start, language = time.perf_counter(), translator.config.target_language
     texts, pairs = translator.part(split)
     sources, references = zip(*texts, strict=True)
     translations = translator(sources)
     smoothed, nll = mean_losses(translator.model, pairs, translator.config, contextlib.nullcontext())
     result = {
         "split": split, "pairs": len(texts), "pairs_of_loss": len(pairs), "checkpoint": translator.checkpoint,
-        **translator.search._asdict(), **score(translations, references),
-        "lower_case_bleu": lower_case_bleu(translations, references), "signatures": signatures(),
+        **translator.search._asdict(), **score(translations, references, language),
+        "lower_case_bleu": lower_case_bleu(translations, references, language), "signatures": signatures(language),
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
         "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip

@@ -324,7 +324,7 @@ def label_smoothing_floor(words: int, smoothing: float) -> float:
     """
     other = smoothing / words
     right = 1 - smoothing + other
-    return -right * math.log(right) - ((words - 1) * other * math.log(other) if other else 0.0)
+    return 0.0 - right * math.log(right) - ((words - 1) * other * math.log(other) if other else 0.0)  # 0, and not -0
 
 
 def loss_sums(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

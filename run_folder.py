@@ -19,6 +19,8 @@ import torch
 from tqdm import tqdm
 
 from config import Config, UserError, check
+from dataset import Data
+from machine import lacks_memory
 from tokenizer import load_tokenizer
 
 # Settings without which a run's weights and vocabularies mean nothing.
@@ -138,7 +140,11 @@ def load_checkpoint(path: Path) -> dict:
             if damaged := archive.testzip():  # PyTorch writes checksums and does not look at them
                 raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"The checkpoint {path} may not be read ({error.strerror}). Ask its owner.") from error
     except Exception as error:  # a damaged archive fails in many ways, all of them meaning the same to the user
+        if lacks_memory(error):
+            raise
         raise UserError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}): it is damaged or something else. "
             "Copy it again from where it came, or put the run's other checkpoint in its place."
@@ -177,17 +183,22 @@ def load_first(config: Config) -> dict | None:
     return state
 
 
-def refuse_another_split(config: Config, first: dict, corpus: str) -> None:
-    """Raises UserError where the run to begin with has learnt sentences of the same corpus that are held out now.
-
-    first: its checkpoint. corpus: digest of the training part.
+def refuse_another_split(config: Config, first: dict, data: Data) -> None:
+    """Raises UserError where the run to begin with, whose checkpoint is `first`, has learnt sentences of the same
+    corpus that are held out now.
     """
     theirs = first["config"]
-    same_split = (theirs.seed, theirs.held_out) == (config.seed, config.held_out)
-    if theirs.dataset == config.dataset and not same_split and first["corpus"] != corpus:
+    if theirs.dataset != config.dataset or not data.drawn or first["corpus"] == data.train.digest():
+        return
+    if (theirs.seed, theirs.held_out) != (config.seed, config.held_out):
         raise UserError(
             f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
             f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
+        )
+    if theirs.seq_len == config.seq_len:  # else sentences may be too long for the one and not for the other
+        raise UserError(
+            f"{config.dataset!r} is no longer what {config.begin_with} was trained on, and what is held out of it now "
+            "may be what that run has learnt. Give the corpus a validation split of sentences that are new."
         )
 
 

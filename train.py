@@ -352,7 +352,7 @@ class Trainer:
             translations = [texts[0] for texts in writer(sources, held.source, found)]
         shown = range(0, len(held), max(1, len(held) // max(1, self.config.samples)))[: self.config.samples]
         samples = [{"source": sources[i], "reference": references[i], "translation": translations[i]} for i in shown]
-        return {**score(translations, references), "samples": samples}
+        return {**score(translations, references, self.config.target_language), "samples": samples}
 
     # All epochs
 
@@ -391,7 +391,7 @@ def start(config: Config) -> Trainer:
     print("\n".join(data.reports), flush=True)
     trainer = Trainer(config, data, device, precision, run)
     if first:
-        run_folder.refuse_another_split(config, first, data.train.digest())
+        run_folder.refuse_another_split(config, first, data)
         run_folder.load_weights(trainer.model, first["model"], config.begin_with)
     facts = describe(trainer, reason)
     run_folder.create(run, config, facts)
@@ -455,12 +455,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if sys.stdout is None:
             raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
-        sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
+        if hasattr(sys.stdout, "reconfigure"):  # a notebook's is no file
+            sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
         config, folder, flags = parse(argv)
         trainer = resume(folder, flags) if folder is not None else start(config)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, _: on_signal(trainer, number))
-        finished = trainer.train()
+        with stopped_by_signals(trainer):
+            finished = trainer.train()
+            conclude(trainer, finished)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -480,13 +481,32 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped before the first update; nothing was saved or changed", file=sys.stderr)
         return 128 + signal.SIGINT
+    return 0 if finished else 128 + trainer.stop_signal
+
+
+def conclude(trainer: Trainer, finished: bool) -> None:
+    """Says what came of the run, and draws it, or how to go on."""
     if not finished:
         print(f"stopped and saved; go on with: python train.py --resume {trainer.run}")
-        return 128 + trainer.stop_signal
+        return
     run_folder.summarise(trainer.run, trainer.config, trainer.record)
     picture = run_folder.draw_curves(trainer.run, trainer.config, trainer.record)
     print(f"  picture: {picture}" if picture else "  no picture: install matplotlib to get one")
-    return 0
+
+
+@contextlib.contextmanager
+def stopped_by_signals(trainer: Trainer):
+    """Has SIGINT and SIGTERM stop the training within; afterwards they do what they did before."""
+
+    def handle(number, _):
+        on_signal(trainer, number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def on_signal(trainer: Trainer, number: int) -> None:

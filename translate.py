@@ -344,7 +344,8 @@ def main(argv: list[str] | None = None) -> int:
         check(args)
         if sys.stdout is None:
             raise UserError("Standard output must be open.")
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if hasattr(sys.stdout, "reconfigure"):  # a notebook's is no file
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         search = Search(args.beam, args.length_penalty, args.n_best)
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
         if args.evaluate is not None:
@@ -373,8 +374,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: The memory is full ({cause}). Stop what else uses it, or take --device cpu.", file=sys.stderr)
         return 2
     except OSError as error:
-        # Python flushes once more at the end, and would complain of the same again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # a notebook's output is no file
+            # Python flushes once more at the end, and would complain of the same again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # whoever read the output has enough
             return 0
         print(f"error: {error}.", file=sys.stderr)

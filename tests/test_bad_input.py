@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
@@ -121,13 +122,15 @@ def test_a_path_that_is_not_there(name, capsys):
     refuse(["--dataset", name], capsys, name, "--dataset")
 
 
-@pytest.mark.parametrize("function", ["get_dataset_config_names", "load_dataset"])
+@pytest.mark.parametrize("function", ["get_dataset_config_names", "load_dataset_builder", "load_dataset"])
 @pytest.mark.parametrize("error", [ConnectionError, HTTP_ERROR])
 def test_the_hub_cannot_be_reached(error, function, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise error("Couldn't reach 'some/corpus' on the Hub (ConnectTimeout)")
 
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: ["en-it"])
+    parquet = SimpleNamespace(info=SimpleNamespace(builder_name="parquet"), config=None)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *names: parquet)
     monkeypatch.setattr(datasets, function, fail)
     refuse(["--dataset", "some/corpus"], capsys, "some/corpus", "ConnectTimeout", "--preset demo")
 
@@ -182,7 +185,7 @@ def test_a_file_of_another_kind(tmp_path, capsys):
 
 def test_a_folder_without_the_pair(tmp_path, capsys):
     folder = write_hub_folder(tmp_path / "corpus")
-    refuse(["--dataset", folder, "--target-language", "fr"], capsys, "en-fr", "en-it", "--target-language")
+    refuse(["--dataset", folder, "--target-language", "fr"], capsys, "'fr'", "en, it", "--target-language")
 
 
 def test_a_corpus_without_a_training_split(tmp_path, capsys):
@@ -410,6 +413,25 @@ COMMANDS = {
     "translate": (translate.main, lambda run: [run, "the cat"]),
     "translate the last": (translate.main, lambda run: [run, "the cat", "--checkpoint", "last"]),
 }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "memory is full"),
+    ],
+)
+def test_a_checkpoint_that_is_whole_is_not_called_damaged(error, said, command, run, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    main, argv = COMMANDS[command]
+    message = error_of(main, argv(run), capsys)
+    assert said in message
+    assert "damaged" not in message
 
 
 @pytest.mark.parametrize("command", COMMANDS)

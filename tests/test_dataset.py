@@ -1,6 +1,7 @@
 """Corpora from disk: sources, cleaning, split, ids, and batches with dynamic padding."""
 
 import csv
+import gzip
 import json
 import random
 import re
@@ -163,6 +164,35 @@ def test_sentences_that_look_like_missing_ones_survive_in_a_folder_of_csv(tmp_pa
     assert sorted(train + validation) == sorted(rows)
 
 
+@pytest.mark.parametrize("beside", ["stats.json", "train.tsv.gz"])
+def test_a_quotation_mark_in_a_folder_of_tsv_swallows_nothing_whatever_else_lies_there(beside, tmp_path):
+    rows = [*PAIRS[:30], ('"the cat', '"il gatto'), *PAIRS[30:], ("None", "NA"), ('"the dog', '"il cane')]
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    path = write_tsv(folder / "train.tsv", rows)
+    if beside == "stats.json":
+        (folder / beside).write_text('{"source": "somewhere"}')
+    else:
+        (folder / beside).write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    train, validation = split_texts(settings(folder))
+    assert sorted(train + validation) == sorted(rows)
+
+
+def test_the_only_configuration_is_taken_whatever_its_name_and_of_several_the_pair(tmp_path):
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS)
+    card = (folder / "README.md").read_text()
+    assert "config_name: en-it" in card
+    (folder / "README.md").write_text(card.replace("config_name: en-it", "config_name: main"))
+    train, validation = split_texts(settings(folder))
+    assert sorted(train + validation) == sorted(PAIRS)
+
+
+def test_a_file_may_have_brackets_in_its_name(tmp_path):
+    train, validation = split_texts(settings(write_jsonl(tmp_path / "corpus[1]*.jsonl", PAIRS)))
+    assert sorted(train + validation) == sorted(PAIRS)
+
+
 def test_one_number_among_the_sentences_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "c.jsonl", [*PAIRS, ("seven", 7)])  # or all would be read as quoted JSON
     with pytest.raises(UserError, match="could not be read"):
@@ -254,7 +284,7 @@ def duplicated_rows(n=400, sources=90):
     return [(f"source {min(rng.randrange(sources), rng.randrange(sources))}", f"target {i}") for i in range(n)]
 
 
-@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_the_corpus_own_validation_split_is_used(name, tmp_path):
     own = [("a dog", "un cane"), ("two dogs", "due cani")]
     folder = write_hub_folder(tmp_path / "corpus", train=PAIRS, test=PAIRS[:9], **{name: own})
@@ -295,6 +325,11 @@ def test_about_the_share_is_held_out(share, tmp_path):
     for seed in range(3):
         _, validation = split_texts(settings(path, held_out=share, seed=seed))
         assert abs(len(validation) / len(rows) - share) < 0.03
+
+
+def test_a_small_share_of_few_is_one_sentence(tmp_path):
+    _, validation = split_texts(settings(write_jsonl(tmp_path / "c.jsonl", PAIRS), held_out=0.001))
+    assert len(validation) == 1
 
 
 def test_about_the_share_is_held_out_where_one_sentence_is_very_common():

@@ -1,6 +1,8 @@
 """A run that was stopped goes on bit for bit; its checkpoints are those of its record; another may begin with them."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import signal
@@ -203,6 +205,32 @@ def test_a_signal_saves_and_says_how_to_go_on(tiny, number):
     assert trainer.update >= 5
 
 
+def test_signals_do_after_a_run_what_they_did_before_it(tiny, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop_after(monkeypatch, 3)
+    assert train.main(command(tiny)) == 128 + signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    monkeypatch.undo()
+    assert train.main(["--resume", str(Path(tiny.runs_dir) / "run")]) == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_run_prints_into_whatever_stands_for_the_output_and_says_what_keeps_its_picture_from_being_drawn(
+    tiny, capsys, monkeypatch
+):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert train.main(command(dataclasses.replace(tiny, epochs=1))) == 0
+    assert "1 epochs in" in said.getvalue()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "draw_curves", full)
+    assert train.main(["--resume", str(Path(tiny.runs_dir) / "run")]) == 2
+    assert "error: [Errno 28] No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stderr", [subprocess.PIPE, subprocess.STDOUT])
 def test_a_signal_saves_where_the_output_is_no_longer_read(tiny, stderr):
     config = dataclasses.replace(tiny, batch_size=2)  # an epoch long enough not to end, and save, by itself
@@ -295,6 +323,25 @@ def test_a_run_may_begin_with_the_best_weights_and_the_vocabulary_of_another(tin
     assert [t.to_str() for t in new.data.tokenizers] == [t.to_str() for t in first.data.tokenizers]
     assert new.update == 0
     assert new.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("own", [False, True])  # whether the corpus has a validation split of its own
+def test_a_run_on_a_corpus_that_has_grown_may_not_begin_with_one_that_learnt_what_is_held_out_now(tiny, own, tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    pairs = digit_pairs(140)
+    write_jsonl(folder / "train.jsonl", pairs[:100])
+    if own:
+        write_jsonl(folder / "validation.jsonl", digit_pairs(20, seed=9))
+    first = run_all(dataclasses.replace(tiny, dataset=str(folder), epochs=1))
+    write_jsonl(folder / "train.jsonl", pairs)
+    second = dataclasses.replace(tiny, dataset=str(folder), name="second", begin_with=str(first.run))
+    if own:
+        assert len(train.start(second).data.train) == 140
+        return
+    with pytest.raises(UserError, match="no longer what"):
+        train.start(second)
+    assert not (Path(tiny.runs_dir) / "second").exists()
 
 
 @pytest.mark.parametrize(

@@ -185,8 +185,18 @@ ITALIAN = [
 ]
 
 
+OTHERS = [
+    ("de", "Er sagte: „Hallo“, und ging."),
+    ("de", "„Wer?“ „Ich.“"),
+    ("cs", "Řekl „ano“ a odešel."),
+    ("pl", "Powiedział „tak” i wyszedł."),
+    ("hi", "यह घर है।"),
+    ("ar", "المكتبة؟ نعم، هناك."),
+]
+
+
 @pytest.mark.parametrize(
-    ("language", "text"), [("en", text) for text in ENGLISH] + [("it", text) for text in ITALIAN], ids=str
+    ("language", "text"), OTHERS + [("en", text) for text in ENGLISH] + [("it", text) for text in ITALIAN], ids=str
 )
 def test_words_are_put_together_as_they_were_written(language, text):
     assert join_words(pre_tokenise(text), language) == text

@@ -411,7 +411,7 @@ def test_a_corpus_that_has_changed_since_the_training_is_not_evaluated_on(run, t
 def test_error_rates_are_those_of_torchmetrics():
     draw = digit_pairs(40, seed=3)
     translations, references = [a for a, _ in draw], [b for _, b in draw]
-    found = evaluation.score(translations, references)
+    found = evaluation.score(translations, references, "it")
     assert found["cer"] == pytest.approx(float(char_error_rate(translations, references)))
     assert found["wer"] == pytest.approx(float(word_error_rate(translations, references)))
     assert found["bleu"] == BLEU().corpus_score(translations, [references]).score
@@ -419,8 +419,19 @@ def test_error_rates_are_those_of_torchmetrics():
 
 def test_perfect_translations_have_perfect_scores():
     text = ["un gatto dorme sul tavolo rosso", "è vero"]
-    assert evaluation.score(text, text) == pytest.approx({"bleu": 100, "chrf": 100, "cer": 0, "wer": 0, "exact": 1})
-    assert evaluation.lower_case_bleu(["Un Gatto dorme QUI"], ["un gatto dorme qui"]) == pytest.approx(100)
+    assert evaluation.score(text, text, "it") == pytest.approx(
+        {"bleu": 100, "chrf": 100, "cer": 0, "wer": 0, "exact": 1}
+    )
+    assert evaluation.lower_case_bleu(["Un Gatto dorme QUI"], ["un gatto dorme qui"], "it") == pytest.approx(100)
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "zh_tw", "ja", "th"])
+def test_bleu_counts_characters_where_no_spaces_part_the_words(language):
+    translations, references = ["我今天很喜歡你的新房子"], ["我今天不喜歡你的新房子"]
+    assert evaluation.score(translations, references, language)["bleu"] > 50
+    assert evaluation.lower_case_bleu(translations, references, language) > 50
+    assert "tok:zh" in evaluation.signatures("zh")["bleu"]
+    assert "tok:13a" in evaluation.signatures("it")["lower_case_bleu"]
 
 
 def test_text_that_is_not_utf_8_is_refused(translator):

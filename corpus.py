@@ -3,6 +3,7 @@
 A corpus is read in chunks from memory-mapped Arrow, so that no part of it has to fit into memory as text.
 """
 
+import contextlib
 import csv
 import glob
 import hashlib
@@ -81,14 +82,20 @@ def _load_file(path: Path) -> datasets.DatasetDict:
     return datasets.load_dataset(reader, data_files={"train": glob.escape(str(path))}, **options)
 
 
-def _load_folder(where: str, name: str) -> datasets.DatasetDict:
+def _load_folder(where: str, name: str | None) -> datasets.DatasetDict:
     """A folder in the Hub's layout, or one on the Hub, whichever kind of files it holds."""
-    builder = datasets.load_dataset_builder(where, name)
+    try:
+        builder = datasets.load_dataset_builder(where, name)
+    except ValueError:  # without a network, what an earlier download left is found only by the options it had
+        for options in (*READER_OPTIONS.values(), READER_OPTIONS["csv"] | TABS):
+            with contextlib.suppress(ValueError):
+                return datasets.load_dataset(where, name, **options)
+        raise
     options = READER_OPTIONS.get(builder.info.builder_name, {})
     return datasets.load_dataset(where, name, **options | (TABS if getattr(builder.config, "sep", "") == "\t" else {}))
 
 
-def _pair_config(name: str, config: Config) -> str:
+def _pair_config(name: str, config: Config) -> str | None:
     """Name of the dataset's configuration for the pair: it→en uses `en-it` where there is no `it-en`; whatever there
     is, where there is no other.
     """
@@ -97,8 +104,8 @@ def _pair_config(name: str, config: Config) -> str:
     for candidate in (f"{source}-{target}", f"{target}-{source}"):
         if candidate in available:
             return candidate
-    if len(available) == 1:
-        return available[0]
+    if len(available) == 1:  # "default" too stands for the only one that an earlier download left, without a network
+        return None if available == ["default"] else available[0]
     raise UserError(
         f"The dataset {name!r} has no pair {source}-{target}; it has: {', '.join(sorted(available)[:40])}. "
         "Choose with --source-language and --target-language, or save the part that you mean as a file and name that."

@@ -506,7 +506,7 @@ def stopped_by_signals(trainer: Trainer):
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one that Python knows nothing of
 
 
 def on_signal(trainer: Trainer, number: int) -> None:

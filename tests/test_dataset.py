@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import chain
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,6 +187,22 @@ def test_the_only_configuration_is_taken_whatever_its_name_and_of_several_the_pa
     (folder / "README.md").write_text(card.replace("config_name: en-it", "config_name: main"))
     train, validation = split_texts(settings(folder))
     assert sorted(train + validation) == sorted(PAIRS)
+
+
+@pytest.mark.parametrize("write", [write_hub_folder, write_csv, write_tsv, write_jsonl])
+def test_what_the_hub_gave_is_there_without_a_network(write, tmp_path, monkeypatch):
+    rows = [*PAIRS, ("None", "NA")]
+    if write is write_hub_folder:
+        write_hub_folder(tmp_path / "corpus", train=rows)
+    else:
+        (tmp_path / "corpus").mkdir()
+        write(tmp_path / "corpus" / f"train.{write.__name__.removeprefix('write_')}", rows)
+    there = split_texts(settings(tmp_path / "corpus"))
+    cache = tmp_path / "cache"
+    (cache / "corpus").rename(cache / "some___corpus")  # as if it had come from the Hub
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert split_texts(settings("some/corpus")) == there
 
 
 def test_a_file_may_have_brackets_in_its_name(tmp_path):

@@ -77,9 +77,14 @@ def _load_file(path: Path) -> datasets.DatasetDict:
         raise UserError(f"There is no file {str(path)!r}. Check --dataset.")
     if path.stat().st_size == 0:
         raise UserError(f"The file {str(path)!r} is empty. Give --dataset a file with sentence pairs.")
-    reader, suffix = FILE_READERS[path.suffix.lower()], path.suffix.lower()
-    options = READER_OPTIONS.get(reader, {}) | (TABS if suffix == ".tsv" else {})
+    suffix = path.suffix.lower()
+    reader = FILE_READERS[suffix]
+    options = _options(reader, tabs=suffix == ".tsv")
     return datasets.load_dataset(reader, data_files={"train": glob.escape(str(path))}, **options)
+
+
+def _options(reader: str, tabs: bool) -> dict:
+    return READER_OPTIONS.get(reader, {}) | (TABS if tabs else {})
 
 
 def _load_folder(where: str, name: str | None) -> datasets.DatasetDict:
@@ -87,12 +92,12 @@ def _load_folder(where: str, name: str | None) -> datasets.DatasetDict:
     try:
         builder = datasets.load_dataset_builder(where, name)
     except ValueError:  # without a network, what an earlier download left is found only by the options it had
-        for options in (*READER_OPTIONS.values(), READER_OPTIONS["csv"] | TABS):
+        for reader, tabs in (("json", False), ("csv", False), ("csv", True)):
             with contextlib.suppress(ValueError):
-                return datasets.load_dataset(where, name, **options)
+                return datasets.load_dataset(where, name, **_options(reader, tabs))
         raise
-    options = READER_OPTIONS.get(builder.info.builder_name, {})
-    return datasets.load_dataset(where, name, **options | (TABS if getattr(builder.config, "sep", "") == "\t" else {}))
+    options = _options(builder.info.builder_name, tabs=getattr(builder.config, "sep", "") == "\t")
+    return datasets.load_dataset(where, name, **options)
 
 
 def _pair_config(name: str, config: Config) -> str | None:

@@ -51,8 +51,8 @@ ENGLISH_ENDING = re.compile(r"(s|t|re|ve|ll|d|m)$", re.IGNORECASE)
 VOWEL = re.compile(r"[aeiouhàâäáèêëéìîïíòôöóùûüúœæy]", re.IGNORECASE)
 # Italian words cut short, which are not joined to the next one: un po' alto, va' a casa
 CUT_SHORT = {"po", "mo", "be", "de", "que", "ne", "co", "va", "fa", "da", "sta", "di", "to", "e"}
-CLOSING, OPENING, APOSTROPHES = ".,;:?!)]}»”…%।؟،؛", "([{«“‘„‚¿¡", "'’"
-LOW_QUOTES = ("bg", "cs", "de", "et", "is", "lt", "sk", "sl")  # „so“
+CLOSING, OPENING, APOSTROPHES = ".,;:?!)]}»”…%।؟،؛", "([{«‘„‚¿¡", "'’"
+LOW_QUOTES = ("bg", "cs", "de", "et", "is", "lt", "sk", "sl")  # „so“, where others have “so”
 
 
 def to_text(tokenizer: Tokenizer, ids: list[int], language: str) -> str:
@@ -78,8 +78,8 @@ def join_words(words: list[str], language: str) -> str:
 
 
 def _space_between(earlier: str, before: str, word: str, quoted: bool, language: str) -> bool:
-    low = language in LOW_QUOTES
-    if word[0] in (CLOSING + "“" if low else CLOSING) or before[-1] in (OPENING.replace("“", "") if low else OPENING):
+    closes, opens = ("“", "") if language in LOW_QUOTES else ("", "“")
+    if word[0] in CLOSING + closes or before[-1] in OPENING + opens:
         return False
     if word[0] == '"' or before[-1] == '"':
         return not quoted  # no space on the inner side of a quotation mark

@@ -299,7 +299,10 @@ class Trainer:
         return row
 
     def end_epoch(self) -> dict:
-        """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl."""
+        """Validates, records the epoch and saves; returns the epoch's row of metrics.jsonl.
+
+        Raises Stopped where a signal comes while it validates; nothing has changed then.
+        """
         done = self.epoch + 1
         validation = self.validate(scored=done % self.config.score_every == 0 or done == self.config.epochs)
         row = {**self.close_epoch(), **validation}

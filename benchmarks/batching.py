@@ -47,9 +47,10 @@ def variants(config: Config) -> dict[str, Config]:
     }
     if graphs:
         found["uniform, 16 shapes as graphs"] = replace(config, batching="uniform", graphs=True)
-    if budget > 1:
-        halves = {"batch_size": budget // 2, "accumulate": 2 * config.accumulate}
-        found["uniform, two half batches an update"] = replace(config, batching="uniform", **halves)
+    for strata in (2, 4):
+        if budget >= strata:
+            parts = {"batch_size": budget // strata, "accumulate": strata * config.accumulate, "graphs": graphs}
+            found[f"uniform, {strata} strata an update"] = replace(config, batching="uniform", **parts)
     for times in (2, 4):
         found[f"dynamic, {times} × the budget"] = replace(config, batching="dynamic", batch_size=times * budget)
         found[f"uniform, {times} × the budget"] = replace(config, batching="uniform", batch_size=times * budget)

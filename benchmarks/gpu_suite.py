@@ -6,11 +6,12 @@
 
 The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
 of the base model with uniform batches as graphs; batchings side by side; 18 epochs with dynamic padding, which the time
-may not be enough for; what takes minutes to compile; fp16. What was left out wants calls of its own, by --only. A stage
-that runs past its own limit or past --minutes is ended, said so in suite.md, and what it had written stays. DIR then
-holds JSON, Markdown and pictures, and no weights; a run saves checkpoints into it on the way, which a folder in memory
-(/dev/shm) takes fastest. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one with lengths like
-those of opus_books, with which the card's figures are to be made.
+may not be enough for; 18 with updates of two and of four lengths; what takes minutes to compile; fp16. What was left
+out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended, said so in
+suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
+checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that train.py
+takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's figures are to
+be made.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import torch
 from report import table
 
 import run_folder
+from config import preset
 
 BASE = ["--preset", "fast", "--no-graphs", "--held-out", "0.01"]  # a later --graphs counts
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
@@ -45,6 +47,10 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
     half = "fp32" if tiny else "bf16"  # which a CPU may only emulate, a hundred times as slowly
     bf16, fp16 = ([*data, "--precision", precision] for precision in (half, "fp16"))
 
+    def strata(count: int) -> list[str]:
+        """An update of as many sentences as the others, in batches of so many lengths."""
+        return ["--batch-size", str(preset("demo" if tiny else "fast").batch_size // count), "--accumulate", str(count)]
+
     def run(name: str, batching: str, *more: str) -> list[str]:
         return [*train, "--precision", half, "--name", name, "--batching", batching, *more]
 
@@ -55,6 +61,8 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "uniform": (180, run("uniform", "uniform", "--graphs")),
         "batching-bf16": (120, ["benchmarks/batching.py", *bf16, "--graphs"]),
         "dynamic": (300, run("dynamic", "dynamic")),
+        "uniform-2-strata": (300, run("uniform-2-strata", "uniform", "--graphs", *strata(2))),
+        "uniform-4-strata": (400, run("uniform-4-strata", "uniform", "--graphs", *strata(4))),
         "tests-compiled": (150, [*tests, "-k", "compile"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),

@@ -1,12 +1,13 @@
 """Small corpora and small settings for tests that train."""
 
-import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from corpora import write_jsonl
 
 import train
 from config import Config, preset
@@ -19,16 +20,22 @@ DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 CIFRE = ["zero", "uno", "due", "tre", "quattro", "cinque", "sei", "sette", "otto", "nove"]
 
 
+@dataclass
+class Lengths:
+    """A dataset of which only the lengths are known, which is all that planning needs."""
+
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+
+    def __len__(self):
+        return len(self.source_lengths)
+
+
 def digit_pairs(count: int, longest: int = 9, seed: int = 0) -> list[tuple[str, str]]:
     """Sentences of number words with their Italian, of 1 to `longest` words."""
     draw = random.Random(seed)
     rows = [[draw.randrange(10) for _ in range(draw.randint(1, longest))] for _ in range(count)]
     return [(" ".join(DIGITS[d] for d in row), " ".join(CIFRE[d] for d in row)) for row in rows]
-
-
-def write_jsonl(path, pairs) -> str:
-    path.write_text("".join(json.dumps({"en": en, "it": it}) + "\n" for en, it in pairs), encoding="utf-8")
-    return str(path)
 
 
 def correlation_of_neighbours(plan: Plan, lengths: np.ndarray) -> float:
@@ -81,7 +88,7 @@ def run_all(config: Config) -> Trainer:
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> str:
     """A file of 300 pairs that a tiny model learns in seconds."""
-    return write_jsonl(tmp_path_factory.mktemp("corpus") / "digits.jsonl", digit_pairs(300))
+    return str(write_jsonl(tmp_path_factory.mktemp("corpus") / "digits.jsonl", digit_pairs(300)))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from corpora import PAIRS, write_hub_folder, write_jsonl
 
 import train
 import translate
@@ -23,7 +24,6 @@ from corpus import HTTP_ERROR, load_corpus, pairs
 from run_folder import FORMAT
 
 MAIN = Path(train.__file__).parent
-PAIRS = [(f"the cat number {i % 9} sleeps {i}", f"il gatto numero {i % 9} dorme {i}") for i in range(60)]
 TINY = [
     "--d-model", "16", "--layers", "1", "--heads", "2", "--d-ff", "32", "--epochs", "1", "--batch-size", "8",
     "--seq-len", "20", "--min-frequency", "1", "--device", "cpu", "--precision", "fp32", "--threads", "1",
@@ -51,28 +51,11 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
 
 
-def write_jsonl(path, rows=PAIRS):
-    path.write_text("".join(json.dumps({"en": en, "it": it}) + "\n" for en, it in rows), encoding="utf-8")
-    return path
-
-
-def write_hub_folder(folder, split="train"):
-    """A folder in the Hub's layout with one configuration, en-it, and one split."""
-    (folder / "en-it").mkdir(parents=True)
-    side = [pa.array(texts) for texts in zip(*PAIRS, strict=True)]
-    table = pa.table({"translation": pa.StructArray.from_arrays(side, names=["en", "it"])})
-    pq.write_table(table, folder / "en-it" / f"{split}-00000-of-00001.parquet")
-    (folder / "README.md").write_text(
-        f"---\nconfigs:\n- config_name: en-it\n  data_files:\n  - split: {split}\n    path: en-it/{split}-*\n---\n"
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def good_run(tmp_path_factory):
     """A tiny finished run: its folder and its corpus."""
     folder = tmp_path_factory.mktemp("good")
-    corpus = write_jsonl(folder / "corpus.jsonl")
+    corpus = write_jsonl(folder / "corpus.jsonl", PAIRS)
     assert train.main(["--dataset", str(corpus), "--runs-dir", str(folder), "--name", "run", *TINY]) == 0
     return folder / "run", corpus
 
@@ -184,17 +167,17 @@ def test_a_file_of_another_kind(tmp_path, capsys):
 
 
 def test_a_folder_without_the_pair(tmp_path, capsys):
-    folder = write_hub_folder(tmp_path / "corpus")
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS)
     refuse(["--dataset", folder, "--target-language", "fr"], capsys, "'fr'", "en, it", "--target-language")
 
 
 def test_a_corpus_without_a_training_split(tmp_path, capsys):
-    refuse(["--dataset", write_hub_folder(tmp_path / "corpus", "test")], capsys, "'train'", "test")
+    refuse(["--dataset", write_hub_folder(tmp_path / "corpus", test=PAIRS)], capsys, "'train'", "test")
 
 
 @pytest.mark.parametrize("flag", ["--source-language", "--target-language"])
 def test_a_language_that_is_no_column(flag, tmp_path, capsys):
-    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), flag, "fr"]
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), flag, "fr"]
     refuse(argv, capsys, "'fr'", "en, it", "--source-language and --target-language")
 
 
@@ -226,7 +209,7 @@ def test_columns_of_lists(tmp_path, capsys):
 
 
 def test_the_folder_one_stands_in_is_a_corpus(tmp_path, monkeypatch):
-    write_jsonl(tmp_path / "train.jsonl")
+    write_jsonl(tmp_path / "train.jsonl", PAIRS)
     monkeypatch.chdir(tmp_path)
     assert len(load_corpus(Config(dataset="."))["train"]) == len(PAIRS)
 
@@ -269,7 +252,7 @@ def test_a_file_that_is_something_else(name, tmp_path, capsys):
 
 
 def test_a_line_of_json_that_breaks_off(tmp_path, capsys):
-    path = write_jsonl(tmp_path / "c.jsonl")
+    path = write_jsonl(tmp_path / "c.jsonl", PAIRS)
     path.write_text(path.read_text()[:-9])
     refuse(["--dataset", path], capsys, path)
 
@@ -290,7 +273,7 @@ def test_a_corpus_of_which_nothing_is_left(rows, tmp_path, capsys):
 
 @pytest.mark.parametrize("tokenizer", ["word", "bpe"])
 def test_a_corpus_of_sentences_that_are_all_too_long(tokenizer, tmp_path, capsys):
-    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--tokenizer", tokenizer]
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--tokenizer", tokenizer]
     message = error_of(train.main, [*argv, *TINY, "--seq-len", 4], capsys)
     assert "longer than 4 tokens" in message
     assert "--seq-len" in message
@@ -313,7 +296,7 @@ def test_a_width_that_cannot_be_divided_among_the_heads(tmp_path, capsys):
 
 
 def test_a_seed_that_no_generator_takes(tmp_path, capsys):
-    refuse(["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--seed", 2**64], capsys, 2**64)
+    refuse(["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--seed", 2**64], capsys, 2**64)
 
 
 @pytest.mark.parametrize("flag", ["--accumulate", "--pool-size", "--vocab-size"])
@@ -322,7 +305,7 @@ def test_a_number_beyond_all_bounds(flag, capsys):
 
 
 def test_a_model_that_no_memory_holds(tmp_path, capsys):
-    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), *TINY, "--d-ff", "2000000000"]
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), *TINY, "--d-ff", "2000000000"]
     assert train.main([str(word) for word in argv]) == 2
     assert "memory is full" in capsys.readouterr().err
     assert not list(Path().iterdir())
@@ -330,7 +313,8 @@ def test_a_model_that_no_memory_holds(tmp_path, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 def test_a_device_that_is_not_there(tmp_path, capsys):
-    message = error_of(train.main, ["--dataset", write_jsonl(tmp_path / "c.jsonl"), *TINY, "--device", "cuda"], capsys)
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), *TINY, "--device", "cuda"]
+    message = error_of(train.main, argv, capsys)
     assert "'cuda'" in message
     assert "--device auto" in message
     assert not list(Path().iterdir())
@@ -340,14 +324,14 @@ def test_the_name_of_a_run_that_is_there(tmp_path, capsys):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "last.pt").write_text("keep me")
     before = contents(tmp_path / "runs")
-    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--runs-dir", tmp_path / "runs", "--name", "mine"]
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--runs-dir", tmp_path / "runs", "--name", "mine"]
     refuse(argv, capsys, tmp_path / "runs" / "mine", "--resume", "--name")
     assert contents(tmp_path / "runs") == before
 
 
 def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):
     (tmp_path / "runs").write_text("a file")
-    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl"), "--runs-dir", tmp_path / "runs", "--name", "mine"]
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--runs-dir", tmp_path / "runs", "--name", "mine"]
     refuse(argv, capsys, tmp_path / "runs", "--runs-dir")
     assert (tmp_path / "runs").read_text() == "a file"
 

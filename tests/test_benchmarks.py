@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import distil
 import trainings
 from book_lengths import drawn_lengths, join, tokens
-from conftest import digit_pairs, run_all, write_jsonl
+from conftest import Lengths, digit_pairs, run_all
+from corpora import write_jsonl
 from steps import training_flops
 from trainings import Frozen, epoch_row, settings_of
 
@@ -74,16 +75,9 @@ def test_drawn_lengths_are_those_of_books():
     assert np.array_equal(lengths, drawn_lengths(29_098))
 
 
-@dataclass
-class Lengths:
-    source_lengths: np.ndarray
-
-    def __len__(self):
-        return len(self.source_lengths)
-
-
 def test_the_original_sampler_keeps_its_batches_and_puts_the_longest_last():
-    data = Lengths(np.random.default_rng(0).integers(3, 90, 330))
+    lengths = np.random.default_rng(0).integers(3, 90, 330)
+    data = Lengths(lengths, lengths)
     plans = [Frozen(data, 32, seed=0).plan(epoch) for epoch in (0, 1)]
     batches = [[frozenset(plan[k].tolist()) for k in range(len(plan))] for plan in plans]
     assert set(batches[0]) == set(batches[1])

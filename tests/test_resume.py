@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights, write_jsonl
+from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights
+from corpora import write_jsonl
 
 import run_folder
 import train
@@ -166,7 +167,7 @@ def test_resuming_a_complete_run_changes_nothing(tiny, capsys):
 
 def test_a_corpus_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch):
     corpus = tmp_path / "corpus.jsonl"
-    config = dataclasses.replace(tiny, dataset=write_jsonl(corpus, digit_pairs(100)))
+    config = dataclasses.replace(tiny, dataset=str(write_jsonl(corpus, digit_pairs(100))))
     stop_after(monkeypatch, 2)
     stopped = train.start(config)
     stopped.train()
@@ -313,7 +314,7 @@ def test_a_run_may_begin_with_the_best_weights_and_the_vocabulary_of_another(tin
     first = run_all(dataclasses.replace(tiny, average=2))
     mean = json.loads((first.run / "average.json").read_text())
     lowest = min(mean["valid_nll"], first.record.lowest_nll())
-    other = write_jsonl(tmp_path / "other.jsonl", digit_pairs(90, seed=7))
+    other = str(write_jsonl(tmp_path / "other.jsonl", digit_pairs(90, seed=7)))
     same, new = (
         train.start(dataclasses.replace(tiny, name=name, dataset=dataset, begin_with=str(first.run)))
         for name, dataset in (("same", tiny.dataset), ("new", other))

@@ -1,25 +1,13 @@
 """Uniform batches: every pair once, the budget kept, little padding, and no order of length."""
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pytest
-from conftest import correlation_of_neighbours
+from conftest import Lengths, correlation_of_neighbours
 
 from dataset import Plan, RandomBatches
 from smart_batching_dataset import UniformBatches, longer_side, shape_widths
-
-
-@dataclass
-class Lengths:
-    """A dataset of which only the lengths are known, which is all that planning needs."""
-
-    source_lengths: np.ndarray
-    target_lengths: np.ndarray
-
-    def __len__(self):
-        return len(self.source_lengths)
 
 
 def like_books(n, seed=0):

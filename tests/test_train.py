@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights, write_jsonl
+from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights
+from corpora import write_jsonl
 
 import run_folder
 import train
@@ -205,7 +206,7 @@ def test_the_epochs_loss_is_the_mean_over_its_words_whatever_the_batches(tiny, b
 
 
 def test_a_tiny_model_learns_digits_and_reports_it(tmp_path, tiny, capsys):
-    corpus = write_jsonl(tmp_path / "many.jsonl", digit_pairs(1500, longest=6, seed=5))
+    corpus = str(write_jsonl(tmp_path / "many.jsonl", digit_pairs(1500, longest=6, seed=5)))
     config = dataclasses.replace(
         tiny, dataset=corpus, d_model=48, heads=4, d_ff=96, dropout=0.0, epochs=10, max_lr=3e-3, optimizer="adamw"
     )
@@ -233,7 +234,7 @@ def test_a_tiny_model_learns_digits_and_reports_it(tmp_path, tiny, capsys):
 def test_the_copy_task_is_learnt(tmp_path, tiny):
     pairs = [(en, en) for en, _ in digit_pairs(800, longest=5, seed=9)]
     config = dataclasses.replace(
-        tiny, dataset=write_jsonl(tmp_path / "copy.jsonl", pairs), d_model=48, heads=4, d_ff=96, dropout=0.0,
+        tiny, dataset=str(write_jsonl(tmp_path / "copy.jsonl", pairs)), d_model=48, heads=4, d_ff=96, dropout=0.0,
         epochs=10, max_lr=3e-3, optimizer="adamw",
     )  # fmt: skip
     assert run_all(config).record.epochs[-1]["exact"] > 0.9

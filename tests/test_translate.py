@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import digit_pairs, write_jsonl
+from conftest import digit_pairs
+from corpora import write_jsonl
 from sacrebleu.metrics import BLEU
 from torchmetrics.functional.text import char_error_rate, word_error_rate
 
@@ -31,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     """A run that knows number words, and leaves the second half of the rarer ones out of its vocabulary."""
     folder = tmp_path_factory.mktemp("translate")
     flags = {
-        "dataset": write_jsonl(folder / "digits.jsonl", digit_pairs(400)), "runs-dir": folder, "name": "run",
+        "dataset": str(write_jsonl(folder / "digits.jsonl", digit_pairs(400))), "runs-dir": folder, "name": "run",
         "d-model": 32, "layers": 2, "heads": 2, "d-ff": 64, "dropout": 0.0, "batch-size": 16, "epochs": 14,
         "seq-len": 16, "optimizer": "adamw", "max-lr": 1e-2, "device": "cpu", "precision": "fp32", "threads": 1,
         "held-out": 0.2, "average": 2,
@@ -391,7 +392,7 @@ def test_an_evaluation_equals_the_validation_of_the_training(run, translator):
 def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp_path, capsys):
     translator = Translator(run)
     pairs = [("one two", "uno due"), ("one. " * 30, "uno. " * 30), ("three", "tre")]
-    object.__setattr__(translator.config, "dataset", write_jsonl(tmp_path / "long.jsonl", pairs))
+    object.__setattr__(translator.config, "dataset", str(write_jsonl(tmp_path / "long.jsonl", pairs)))
     translator.corpus = prepare(translator.config, translator.tokenizers).train.digest()
     texts, fitting = translator.part("train")
     assert len(fitting) < len(texts)
@@ -402,7 +403,7 @@ def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp
 
 def test_a_corpus_that_has_changed_since_the_training_is_not_evaluated_on(run, tmp_path):
     translator = Translator(run)
-    object.__setattr__(translator.config, "dataset", write_jsonl(tmp_path / "fewer.jsonl", digit_pairs(399)))
+    object.__setattr__(translator.config, "dataset", str(write_jsonl(tmp_path / "fewer.jsonl", digit_pairs(399))))
     for split in ("train", "validation"):
         with pytest.raises(UserError, match="no longer the one"):
             translator.part(split)

@@ -53,7 +53,7 @@ class Frozen:
 def settings_of(variant: str) -> tuple[dict, bool]:
     """The settings that a variant names, read as on the command line, and whether it asks for frozen batches.
 
-    Raises UserError on a name that is no setting.
+    Raises UserError on a name that is no setting, or none that a benchmark can have.
     """
     parts = (part.partition("=") for part in variant.split(",") if part)
     changes = {name.replace("-", "_"): value for name, _, value in parts}
@@ -61,6 +61,8 @@ def settings_of(variant: str) -> tuple[dict, bool]:
     for name in changes:
         if name not in types:
             raise UserError(f"--each names {name!r}, which is no setting; `python train.py --help` lists them.")
+    if "begin_with" in changes:
+        raise UserError("--each names 'begin_with', but a benchmark trains models that begin with nothing. Leave it out.")
     frozen = changes.get("batching") == "frozen"
     changes |= {"batching": "uniform"} if frozen else {}
     flags = []

@@ -95,8 +95,9 @@ def test_variants_are_read_as_the_command_line_is():
         False,
     )
     assert settings_of("") == ({}, False)
-    with pytest.raises(UserError, match="'max_rl'"):
-        settings_of("max_rl=1e-3")
+    for wrong in ("max_rl=1e-3", "begin_with=runs/first"):
+        with pytest.raises(UserError, match=f"names '{wrong.partition('=')[0]}'"):
+            settings_of(wrong)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -62,7 +62,7 @@ def settings_of(variant: str) -> tuple[dict, bool]:
         if name not in types:
             raise UserError(f"--each names {name!r}, which is no setting; `python train.py --help` lists them.")
     if "begin_with" in changes:
-        raise UserError("--each names 'begin_with', but a benchmark trains models that begin with nothing. Leave it out.")
+        raise UserError("--each names 'begin_with', but a benchmark's models begin with nothing. Leave it out.")
     frozen = changes.get("batching") == "frozen"
     changes |= {"batching": "uniform"} if frozen else {}
     flags = []

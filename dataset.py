@@ -268,6 +268,10 @@ class Data:
     drawn: bool  # whether the validation part was drawn from the training split
     reports: list[str] = field(default_factory=list)  # what was done to the corpus, a line each
 
+    def digests(self) -> dict[str, str]:
+        """A fingerprint of each part."""
+        return {"training": self.train.digest(), "validation": self.validation.digest()}
+
     @property
     def vocabulary_sizes(self) -> tuple[int, int]:
         return self.tokenizers[0].get_vocab_size(), self.tokenizers[1].get_vocab_size()

@@ -27,7 +27,7 @@ from tokenizer import load_tokenizer
 OF_THE_WEIGHTS = (
     "source_language", "target_language", "tokenizer", "d_model", "layers", "heads", "d_ff", "norm", "tied_embeddings",
 )  # fmt: skip
-FORMAT = "translation transformer, checkpoint format 2"
+FORMAT = "translation transformer, checkpoint format 3"
 CONTENTS = {  # of a checkpoint, as train.Trainer.state makes them
     "format", "config", "precision", "device", "corpus", "tokenizers", "model", "optimizer", "schedule", "scaler",
     "position", "sums", "loss_sums", "mean_weights", "record", "random", "random_device",
@@ -188,7 +188,7 @@ def refuse_another_split(config: Config, first: dict, data: Data) -> None:
     corpus that are held out now.
     """
     theirs = first["config"]
-    if theirs.dataset != config.dataset or not data.drawn or first["corpus"] == data.train.digest():
+    if theirs.dataset != config.dataset or not data.drawn or first["corpus"]["training"] == data.train.digest():
         return
     if (theirs.seed, theirs.held_out) != (config.seed, config.held_out):
         raise UserError(

@@ -94,6 +94,7 @@ class Trainer:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.hidden_states = training_states(config, self.model, device)
+        self.corpus = data.digests()
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
@@ -127,7 +128,7 @@ class Trainer:
             "config": dict(vars(self.config)),
             "precision": self.precision,
             "device": self.device.type,
-            "corpus": self.data.train.digest(),
+            "corpus": self.corpus,
             "tokenizers": [tokenizer.to_str() for tokenizer in self.data.tokenizers],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -144,11 +145,12 @@ class Trainer:
 
     def restore(self, state: dict) -> None:
         """Takes the run up where `state` left it. Raises UserError where state and corpus or model do not fit."""
-        if state["corpus"] != self.data.train.digest():
-            raise UserError(
-                f"The training part of {self.config.dataset!r} is no longer the one that {self.run} began with. "
-                "Put the old corpus back, or start a new run."
-            )
+        for part, digest in self.corpus.items():
+            if state["corpus"][part] != digest:
+                raise UserError(
+                    f"The {part} part of {self.config.dataset!r} is no longer the one that {self.run} began with. "
+                    "Put the old corpus back, or start a new run."
+                )
         run_folder.load_weights(self.model, state["model"], self.run)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -39,7 +39,7 @@ class Translator:
     def __init__(self, run: Path, checkpoint="best", device="auto", threads=0, search: Search = GREEDY):
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
         self.config, self.tokenizers = state["config"], state["tokenizers"]
-        self.checkpoint, self.search, self.corpus = checkpoint, search, state["corpus"]
+        self.checkpoint, self.search, self.corpus = checkpoint, search, state["corpus"]["training"]
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
         self.model = build_model(self.config, *sizes, pad=PAD).to(prepare_machine(device, threads)).eval()
         run_folder.load_weights(self.model, state["model"], run)

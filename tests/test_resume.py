@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import assert_same_weights, command, digit_pairs, groups, run_all, trainer_for, weights
-from corpora import write_jsonl
+from corpora import write_hub_folder, write_jsonl
 
 import run_folder
 import train
@@ -173,6 +173,16 @@ def test_a_corpus_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch)
     stopped.train()
     write_jsonl(corpus, digit_pairs(100, seed=3))
     with pytest.raises(UserError, match="no longer the one"):
+        train.resume(str(stopped.run), {})
+
+
+def test_a_validation_split_that_has_changed_since_is_refused(tmp_path, tiny, monkeypatch):
+    folder = write_hub_folder(tmp_path / "corpus", train=digit_pairs(100), validation=digit_pairs(9, seed=1))
+    stop_after(monkeypatch, 2)
+    stopped = train.start(dataclasses.replace(tiny, dataset=str(folder)))
+    stopped.train()
+    write_hub_folder(folder, train=digit_pairs(100), validation=digit_pairs(9, seed=2))
+    with pytest.raises(UserError, match="The validation part"):
         train.resume(str(stopped.run), {})
 
 

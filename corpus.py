@@ -97,7 +97,18 @@ def _load_folder(where: str, name: str | None) -> datasets.DatasetDict:
                 return datasets.load_dataset(where, name, **_options(reader, tabs))
         raise
     options = _options(builder.info.builder_name, tabs=getattr(builder.config, "sep", "") == "\t")
-    return datasets.load_dataset(where, name, **options)
+    cache = _cache_of(builder) if Path(where).is_dir() else None
+    return datasets.load_dataset(where, name, cache_dir=cache, **options)
+
+
+def _cache_of(builder: datasets.DatasetBuilder) -> str:
+    """Where to cache a folder's files as they are now. Where a card names them, `datasets` itself does not notice that
+    they have changed, and would give back what it read before.
+    """
+    files = [Path(file) for files in builder.config.data_files.values() for file in files]
+    state = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]  # no URL
+    version = hashlib.blake2b(repr(state).encode(), digest_size=8).hexdigest()
+    return str(Path(datasets.config.HF_DATASETS_CACHE) / version)
 
 
 def _pair_config(name: str, config: Config) -> str | None:

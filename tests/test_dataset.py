@@ -155,10 +155,18 @@ def test_what_the_hub_gave_is_there_without_a_network(write, tmp_path, monkeypat
         write(tmp_path / "corpus" / f"train.{write.__name__.removeprefix('write_')}", rows)
     there = split_texts(settings(tmp_path / "corpus"))
     cache = tmp_path / "cache"
-    (cache / "corpus").rename(cache / "some___corpus")  # as if it had come from the Hub
+    (kept,) = cache.glob("*/corpus")
+    kept.rename(cache / "some___corpus")  # as if it had come from the Hub
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert split_texts(settings("some/corpus")) == there
+
+
+@pytest.mark.parametrize("source", ["folder", "folder of three shards", "jsonl", "csv"])
+def test_a_corpus_that_has_changed_is_read_anew(source, tmp_path):
+    for rows in (PAIRS, [*PAIRS[:-1], ("the dog sleeps", "il cane dorme")]):
+        train, validation = split_texts(settings(SOURCES[source](tmp_path, rows)))
+        assert sorted(train + validation) == sorted(rows)
 
 
 def test_a_file_may_have_brackets_in_its_name(tmp_path):

@@ -249,7 +249,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--preset", choices=PRESETS, help="a set of defaults, see below (default: base)")
     p.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, exactly where it stopped; "
-                   "its settings are its own, only --device and --threads may be given along")  # fmt: skip
+                   "its settings are its own, only --device, --threads and, where the same corpus has moved, --dataset "
+                   "may be given along")  # fmt: skip
     group = p
     for f in dataclasses.fields(Config):
         if f.name in SECTIONS:

@@ -43,6 +43,11 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
     Raises UserError where it is not there, cannot be reached or cannot be read.
     """
     name = str(HERE / SAMPLE) if config.dataset == SAMPLE else config.dataset
+    if config.dataset == SAMPLE and Path(SAMPLE).exists() and not Path(SAMPLE).samefile(name):
+        raise UserError(
+            f"{SAMPLE!r} stands for the bundled sample, but this folder has one of that name too. Write './{SAMPLE}' "
+            "for the latter, or type the command elsewhere."
+        )
     try:
         if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
             return _load_file(Path(name))
@@ -80,7 +85,8 @@ def _load_file(path: Path) -> datasets.DatasetDict:
     suffix = path.suffix.lower()
     reader = FILE_READERS[suffix]
     options = _options(reader, tabs=suffix == ".tsv")
-    return datasets.load_dataset(reader, data_files={"train": glob.escape(str(path))}, **options)
+    files = {"train": glob.escape(str(path))}
+    return datasets.load_dataset(reader, data_files=files, cache_dir=_cache_of([path]), **options)
 
 
 def _options(reader: str, tabs: bool) -> dict:
@@ -97,16 +103,18 @@ def _load_folder(where: str, name: str | None) -> datasets.DatasetDict:
                 return datasets.load_dataset(where, name, **_options(reader, tabs))
         raise
     options = _options(builder.info.builder_name, tabs=getattr(builder.config, "sep", "") == "\t")
-    cache = _cache_of(builder) if Path(where).is_dir() else None
-    return datasets.load_dataset(where, name, cache_dir=cache, **options)
+    if Path(where).is_dir():
+        files = [Path(file) for files in builder.config.data_files.values() for file in files]
+        options["cache_dir"] = _cache_of(files)
+    return datasets.load_dataset(where, name, **options)
 
 
-def _cache_of(builder: datasets.DatasetBuilder) -> str:
-    """Where to cache a folder's files as they are now. Where a card names them, `datasets` itself does not notice that
-    they have changed, and would give back what it read before.
+def _cache_of(files: list[Path]) -> str:
+    """Where to cache these files as they are now. `datasets` itself minds a file's name and time of change alone, and
+    in a folder whose card names the files not even that: it would give back what it read before.
     """
-    files = [Path(file) for files in builder.config.data_files.values() for file in files]
-    state = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists()]  # no URL
+    there = [file.resolve() for file in files if file.exists()]  # a card may name addresses too
+    state = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in there]
     version = hashlib.blake2b(repr(state).encode(), digest_size=8).hexdigest()
     return str(Path(datasets.config.HF_DATASETS_CACHE) / version)
 

@@ -266,6 +266,7 @@ class Data:
     validation: BilingualDataset
     tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
     drawn: bool  # whether the validation part was drawn from the training split
+    sources: str  # a fingerprint of both parts' source sentences together, in whichever order and part they stand
     reports: list[str] = field(default_factory=list)  # what was done to the corpus, a line each
 
     def digests(self) -> dict[str, str]:
@@ -292,4 +293,6 @@ def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = Non
     lines = [str(train.report), str(validation.report)]
     if shared:
         lines.append(f"note: {shared:,} validation sentences stand in the training part too, by the corpus's own split")
-    return Data(*parts, tokenizers, validation.split is train.split, lines)
+    sources = np.union1d(*(part.digests[part.usable] for part in (train, validation)))
+    fingerprint = hashlib.blake2b(sources.tobytes(), digest_size=16).hexdigest()
+    return Data(*parts, tokenizers, validation.split is train.split, fingerprint, lines)

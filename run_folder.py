@@ -64,6 +64,40 @@ def create(run: Path, config: Config, facts: dict) -> None:
         raise UserError(f"The folder {run} cannot be made: {error.strerror}. Choose another --runs-dir.") from error
 
 
+@contextlib.contextmanager
+def held(run: Path):
+    """Keeps other processes from training the run in this folder. Raises UserError where one does so already."""
+    lock = _lock(run)
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(run: Path) -> int | None:
+    """A descriptor of the folder, locked until it is closed or the process ends, however it ends; None where the system
+    has no such locks.
+    """
+    try:
+        import fcntl  # which Windows lacks
+    except ImportError:
+        return None
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise UserError(
+            f"The run {run} is being trained by another process. Wait until it ends, or stop it: Ctrl-C and SIGTERM "
+            "have it save."
+        ) from error
+    except OSError:  # a network's file system, say
+        os.close(folder)
+        return None
+    return folder
+
+
 # --- Checkpoints --------------------------------------------------------------------------------------------
 
 
@@ -187,15 +221,17 @@ def refuse_another_split(config: Config, first: dict, data: Data) -> None:
     """Raises UserError where the run to begin with, whose checkpoint is `first`, has learnt sentences of the same
     corpus that are held out now.
     """
-    theirs = first["config"]
-    if theirs.dataset != config.dataset or not data.drawn or first["corpus"]["training"] == data.train.digest():
+    theirs, same = first["config"], first["corpus"]["sources"] == data.sources  # however the dataset was named
+    if not data.drawn or first["corpus"]["training"] == data.train.digest():
+        return
+    if not same and theirs.dataset != config.dataset:
         return
     if (theirs.seed, theirs.held_out) != (config.seed, config.held_out):
         raise UserError(
             f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
             f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
         )
-    if theirs.seq_len == config.seq_len:  # else sentences may be too long for the one and not for the other
+    if not same and theirs.seq_len == config.seq_len:  # else some may be too long for the one and not for the other
         raise UserError(
             f"{config.dataset!r} is no longer what {config.begin_with} was trained on, and what is held out of it now "
             "may be what that run has learnt. Give the corpus a validation split of sentences that are new."
@@ -220,9 +256,10 @@ def load_weights(model: torch.nn.Module, state: dict, source) -> None:
 
 def note_resume(run: Path, config: Config, update: int) -> None:
     """Adds to config.json where, when in the run and with which versions it goes on."""
-    description = {"settings": asdict(config)}
+    description = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # lost or damaged, which is no reason not to go on
         description |= json.loads((run / "config.json").read_text(encoding="utf-8"))
+    description["settings"] = asdict(config)  # the checkpoint's, whatever the file may say
     description.setdefault("resumed", []).append({"after_update": update, **environment()})
     _write_description(run, description)
 
@@ -379,6 +416,7 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         f"label smoothing allows no less than {last['label_smoothing_floor']:.3f}",
     ]
     checkpoints = {"best": best, "last": last, **({"average": average} if average else {})}
+    checkpoints = {name: row for name, row in checkpoints.items() if (run / f"{name}.pt").exists()}  # some may be lost
     for name, row in checkpoints.items():
         when = f"epoch {row['epoch']}" if "epoch" in row else f"mean of the last {row['average_of']} epochs"
         lines.append(
@@ -387,7 +425,7 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         )
     # The lowest held-out loss need not translate best: a model that has its sentences by heart may well be ahead.
     scored = {name: row["bleu"] for name, row in checkpoints.items() if "bleu" in row}
-    choice = max(scored, key=scored.get) if "best" in scored else "best"
+    choice = max(scored, key=scored.get) if "best" in scored else next(iter(checkpoints))
     flag = "" if choice == "best" else f" --checkpoint {choice}"
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run}{flag} "…"']))
 

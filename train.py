@@ -31,6 +31,7 @@ from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
+MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; that the corpus is the same one is seen to
 
 # --- What is trained ----------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class Trainer:
             "config": dict(vars(self.config)),
             "precision": self.precision,
             "device": self.device.type,
-            "corpus": self.corpus,
+            "corpus": {**self.corpus, "sources": self.data.sources},
             "tokenizers": [tokenizer.to_str() for tokenizer in self.data.tokenizers],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -389,7 +390,7 @@ def start(config: Config) -> Trainer:
     """A trainer at the beginning of a new run, with its folder made and described."""
     device = prepare_machine(config.device, config.threads)
     precision, reason = choose_precision(config.precision, device)
-    run = Path(config.runs_dir) / config.name
+    run = Path(config.runs_dir).expanduser() / config.name
     run_folder.refuse_existing(run)
     first = run_folder.load_first(config)
     data = prepare(config, first and first["tokenizers"])
@@ -436,15 +437,17 @@ def describe(trainer: Trainer, reason: str) -> dict:
 def resume(folder: str, flags: dict) -> Trainer:
     """A trainer that goes on where the run in `folder` stopped. Raises UserError on flags that would change it."""
     run = Path(folder)
-    state = run_folder.load_checkpoint(run_folder.checkpoint_path(run, "last"))
+    checkpoint = run_folder.checkpoint_path(run, "last")
+    with run_folder.held(run):  # which says at once where another process trains it
+        state = run_folder.load_checkpoint(checkpoint)
     config = state["config"]
     for name, value in flags.items():
-        if name not in ("device", "threads") and value != getattr(config, name):
+        if name not in MAY_CHANGE and value != getattr(config, name):
             raise UserError(
                 f"{name} is {getattr(config, name)!r} in the run {run} and cannot become {value!r} on the way. "
                 f"Leave --{name.replace('_', '-')} out, or start a new run."
             )
-    config = replace(config, **{name: value for name, value in flags.items() if name in ("device", "threads")})
+    config = replace(config, **{name: value for name, value in flags.items() if name in MAY_CHANGE})
     check(config)
     device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(state["precision"], device)
@@ -464,7 +467,7 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
         config, folder, flags = parse(argv)
         trainer = resume(folder, flags) if folder is not None else start(config)
-        with stopped_by_signals(trainer):
+        with run_folder.held(trainer.run), stopped_by_signals(trainer):
             finished = trainer.train()
             conclude(trainer, finished)
     except UserError as error:

@@ -58,7 +58,8 @@ def join(corpora: list[list[tuple[str, str]]], lengths: np.ndarray) -> list[tupl
 def read(dataset: str, config: Config) -> list[tuple[str, str]]:
     split = load_corpus(replace(config, dataset=dataset))["train"]
     chunks = pairs(split, config.source_language, config.target_language)
-    return [(s.strip(), t.strip()) for sources, targets in chunks for s, t in zip(sources, targets, strict=True)]
+    rows = [pair for sides in chunks for pair in zip(*sides, strict=True) if None not in pair]
+    return [(source.strip(), target.strip()) for source, target in rows]
 
 
 @command

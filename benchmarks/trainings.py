@@ -32,6 +32,9 @@ from dataset import Plan, prepare
 from machine import choose_precision, prepare_machine
 from train import Trainer, make_schedule
 
+# What no variant can change: seeds are those of --seeds, and no run begins with another, is named or saved.
+FIXED = {"seed", "begin_with", "name", "average", "log_every", "checkpoint_minutes"}
+
 
 class Frozen:
     """The original experiment's uniform batches, by its rule: pairs sorted once by source length, cut into batches
@@ -61,8 +64,8 @@ def settings_of(variant: str) -> tuple[dict, bool]:
     for name in changes:
         if name not in types:
             raise UserError(f"--each names {name!r}, which is no setting; `python train.py --help` lists them.")
-    if "begin_with" in changes:
-        raise UserError("--each names 'begin_with', but a benchmark's models begin with nothing. Leave it out.")
+    if fixed := FIXED & changes.keys():
+        raise UserError(f"--each names {min(fixed)!r}, but it is the same in all trainings compared. Leave it out.")
     frozen = changes.get("batching") == "frozen"
     changes |= {"batching": "uniform"} if frozen else {}
     flags = []
@@ -111,6 +114,7 @@ def train(config, frozen: bool, data) -> dict:
                 seconds = sum(row["seconds"] for row in epochs)
                 at_target = {"epoch": epochs[-1]["epoch"], "seconds": seconds, **scores(trainer)}
         return {
+            "sources": data.sources,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "floor": trainer.floor,
             "precision": precision,
@@ -121,7 +125,12 @@ def train(config, frozen: bool, data) -> dict:
 
 
 def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    """The records of a file, none where it is not there. Raises UserError on one that was cut short."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"A line of {path} was cut short ({error}). Take it out; its run is made again.") from error
 
 
 def mean(values: list[float], form: str) -> str:
@@ -202,23 +211,40 @@ def main() -> None:
         draw(rows, args.draw)
 
 
+def one_of(config: Config, changes: dict, seed: int) -> Config:
+    """The settings of one training: those of all with a variant's changes on top."""
+    every = {"seed": seed, "name": "", "log_every": 10**9, "checkpoint_minutes": 0.0, "average": 0}
+    return replace(config, **changes, **every)
+
+
 def compare(args: argparse.Namespace, flags: list[str]) -> None:
-    """Makes the runs that are not in the file yet. The split is that of the flags' own seed, whatever --seeds says."""
+    """Makes the runs that are not in the file yet. The split is that of the flags' own seed, whatever --seeds says.
+
+    Raises UserError where the file's runs were made with other settings or of another corpus.
+    """
     config = settings(flags)
+    done, sources = set(), {}  # variants and seeds in the file; the fingerprint of each corpus that they were made of
+    for row in rows_of(args.out):
+        variant, seed = row["variant"], row["seed"]
+        # A setting that is newer than the record has its default.
+        if Config(**row["settings"]) != one_of(config, settings_of(variant)[0], seed):
+            raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")
+        done.add((variant, seed))
+        corpus = row["settings"]["dataset"], row["settings"]["source_language"]
+        sources[corpus] = row.get("sources") or sources.get(corpus)  # older records have none
     for seed in args.seeds:
         for variant in args.each:
             changes, frozen = settings_of(variant)
-            split = replace(config, **changes)
-            one = replace(split, seed=seed, name="", log_every=10**9, checkpoint_minutes=0.0, average=0)
+            one = one_of(config, changes, seed)
             check(one)
-            done = [row for row in rows_of(args.out) if (row["variant"], row["seed"]) == (variant, seed)]
-            if done and Config(**done[0]["settings"]) == one:  # a setting that is newer than the record has its default
+            if (variant, seed) in done:
                 continue
-            if done:
-                raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")
+            data = prepare(replace(config, **changes))
+            if sources.get((one.dataset, one.source_language)) not in (data.sources, None):
+                raise UserError(f"{args.out} holds runs of {one.dataset} as it was before. Name another file.")
             print(f"{variant}, seed {seed}", flush=True)
             try:
-                result = train(one, frozen, prepare(split))
+                result = train(one, frozen, data)
             except UserError as error:  # a loss that is not finite, say, must not keep the others from their turn
                 print(f"error: {error}", file=sys.stderr)
                 continue

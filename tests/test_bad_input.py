@@ -459,7 +459,7 @@ def test_a_checkpoint_named_in_place_of_its_run(command, run, capsys):
 CHANGED = [
     ("--seed", "seed", 5), ("--epochs", "epochs", 9), ("--max-lr", "max_lr", 0.5), ("--d-model", "d_model", 32),
     ("--batching", "batching", "dynamic"), ("--precision", "precision", "bf16"), ("--name", "name", "other"),
-    ("--dataset", "dataset", "some/corpus"),
+    ("--held-out", "held_out", 0.2),
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import distil
 import trainings
 from book_lengths import drawn_lengths, join, tokens
-from conftest import Lengths, digit_pairs, run_all
+from conftest import Lengths, command, digit_pairs, run_all
 from corpora import write_jsonl
 from steps import training_flops
 from trainings import Frozen, epoch_row, settings_of
@@ -95,9 +95,41 @@ def test_variants_are_read_as_the_command_line_is():
         False,
     )
     assert settings_of("") == ({}, False)
-    for wrong in ("max_rl=1e-3", "begin_with=runs/first"):
+    for wrong in ("max_rl=1e-3", "begin_with=runs/first", "seed=5", "average=3"):
         with pytest.raises(UserError, match=f"names '{wrong.partition('=')[0]}'"):
             settings_of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"epochs": 3}, "of other settings"),
+        ({"sources": "another corpus"}, "as it was before"),
+        (None, "cut short"),
+    ],
+)
+def test_a_comparison_goes_on_with_runs_of_the_same_settings_and_corpus_alone(
+    record, said, tiny, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out.jsonl"
+    config = trainings.one_of(replace(tiny, epochs=2), {}, seed=0)
+    if record is None:
+        out.write_text('{"variant": ""')
+    else:
+        epochs = record.get("epochs", 2)
+        row = {
+            "variant": "",
+            "seed": 0,
+            "sources": record.get("sources"),
+            "settings": asdict(replace(config, epochs=epochs)),
+        }
+        out.write_text(json.dumps(row) + "\n")
+    monkeypatch.setattr(
+        sys, "argv", ["trainings.py", str(out), "--seeds", "1", "--", *command(replace(tiny, epochs=2))]
+    )
+    monkeypatch.setattr(trainings, "train", None)  # nothing is to be trained
+    assert trainings.main() == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -1,6 +1,7 @@
 """Corpora from disk: sources, cleaning, split, ids, and batches with dynamic padding."""
 
 import gzip
+import os
 import random
 import re
 from collections import Counter
@@ -167,6 +168,25 @@ def test_a_corpus_that_has_changed_is_read_anew(source, tmp_path):
     for rows in (PAIRS, [*PAIRS[:-1], ("the dog sleeps", "il cane dorme")]):
         train, validation = split_texts(settings(SOURCES[source](tmp_path, rows)))
         assert sorted(train + validation) == sorted(rows)
+
+
+@pytest.mark.parametrize("source", ["jsonl", "csv", "folder"])
+def test_a_corpus_that_has_changed_without_a_new_time_of_change_is_read_anew(source, tmp_path):
+    for rows in (PAIRS[:-1], PAIRS):
+        path = SOURCES[source](tmp_path, rows)
+        for file in [path, *path.rglob("*")]:
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        train, validation = split_texts(settings(path))
+        assert sorted(train + validation) == sorted(rows)
+
+
+def test_a_folder_named_as_the_bundled_sample_is_not_taken_for_it(tmp_path, monkeypatch):
+    (tmp_path / "data" / "sample").mkdir(parents=True)
+    write_jsonl(tmp_path / "data" / "sample" / "train.jsonl", PAIRS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="stands for the bundled sample"):
+        load_corpus(preset("demo"))
+    assert len(load_corpus(preset("demo", dataset="./data/sample"))["train"]) == len(PAIRS)
 
 
 def test_a_file_may_have_brackets_in_its_name(tmp_path):

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,27 @@ def test_a_validation_split_that_has_changed_since_is_refused(tmp_path, tiny, mo
         train.resume(str(stopped.run), {})
 
 
+def test_a_corpus_may_have_moved_since(tmp_path, tiny, monkeypatch):
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", digit_pairs(100))
+    stop_after(monkeypatch, 2)
+    stopped = train.start(dataclasses.replace(tiny, dataset=str(corpus)))
+    stopped.train()
+    there = str(corpus.rename(tmp_path / "elsewhere.jsonl"))
+    assert train.resume(str(stopped.run), {"dataset": there}).config.dataset == there
+    assert json.loads((stopped.run / "config.json").read_text())["settings"]["dataset"] == there
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny, capsys):
+    pytest.importorskip("fcntl")
+    run = run_all(dataclasses.replace(tiny, epochs=1)).run
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with run_folder.held(run):  # a lock minds who opened the folder, and not in which process
+        assert train.main(["--resume", str(run)]) == 2
+    assert "trained by another process" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert train.main(["--resume", str(run)]) == 0
+
+
 def test_weights_of_another_model_are_refused(tiny):
     run = run_all(dataclasses.replace(tiny, epochs=1)).run
     state = torch.load(run / "last.pt", weights_only=True)
@@ -353,6 +375,15 @@ def test_a_run_on_a_corpus_that_has_grown_may_not_begin_with_one_that_learnt_wha
     with pytest.raises(UserError, match="no longer what"):
         train.start(second)
     assert not (Path(tiny.runs_dir) / "second").exists()
+
+
+def test_the_corpus_of_the_run_to_begin_with_is_known_by_any_name(tiny, tmp_path):
+    first = run_all(dataclasses.replace(tiny, epochs=1))
+    copy = Path(shutil.copy(tiny.dataset, tmp_path / "copy.jsonl"))
+    config = dataclasses.replace(tiny, name="second", dataset=str(copy), begin_with=str(first.run))
+    with pytest.raises(UserError, match="--seed 0"):
+        train.start(dataclasses.replace(config, seed=5))
+    assert train.start(config).data.sources == first.data.sources
 
 
 @pytest.mark.parametrize(

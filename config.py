@@ -90,9 +90,9 @@ class Config:
 
 PRESETS = {
     "base": {},  # the original experiment's model and schedule: 75 M parameters on opus_books
-    # base's model on a GPU that would wait for the CPU at 32 sentences an update: four times as many, and AdamW, which
-    # was ahead of Lion wherever both were measured (benchmarks/README.md). Writing translations, word after word, takes
-    # such a card as long as half an epoch of training or more.
+    # base's model on a GPU that would wait for the CPU at 32 sentences an update: four times as many. AdamW, because
+    # Lion was not tried on a card; at 8 sentences an update it is ahead (benchmarks/README.md). Writing translations,
+    # word after word, takes such a card as long as half an epoch of training or more.
     "fast": {
         "batch_size": 128, "optimizer": "adamw", "max_lr": 7e-4, "beta2": 0.98, "graphs": True, "score_every": 9,
     },

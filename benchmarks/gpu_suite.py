@@ -6,9 +6,9 @@
 
 The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
 of the base model with uniform batches as graphs; batchings side by side; 18 epochs with dynamic padding, which the time
-may not be enough for; 18 with updates of two and of four lengths; what takes minutes to compile; fp16. What was left
-out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended, said so in
-suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
+may not be enough for; 18 with updates of two and of four lengths, and with Lion; what takes minutes to compile; fp16. What
+was left out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended, said so
+in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
 checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that train.py
 takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's figures are to
 be made.
@@ -36,6 +36,7 @@ from config import preset
 BASE = ["--preset", "fast", "--no-graphs", "--held-out", "0.01"]  # a later --graphs counts
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
         "--device", "cpu", "--threads", "1"]  # fmt: skip
+LION = ["--optimizer", "lion", "--max-lr", "2e-4", "--beta2", "0.99", "--weight-decay", "1"]  # instead of AdamW at 7e-4
 SHORTEST = 15  # seconds: less time left is not worth starting a stage for
 
 
@@ -63,6 +64,7 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "dynamic": (300, run("dynamic", "dynamic")),
         "uniform-2-strata": (300, run("uniform-2-strata", "uniform", "--graphs", *strata(2))),
         "uniform-4-strata": (400, run("uniform-4-strata", "uniform", "--graphs", *strata(4))),
+        "uniform-lion": (180, run("uniform-lion", "uniform", "--graphs", *LION)),
         "tests-compiled": (150, [*tests, "-k", "compile"]),
         "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
         "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),

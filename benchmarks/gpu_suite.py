@@ -6,12 +6,12 @@
 
 The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
 of the base model with uniform batches as graphs; batchings side by side; 18 epochs with dynamic padding, which the time
-may not be enough for; 18 with updates of two and of four lengths, and with Lion; what takes minutes to compile; fp16. What
-was left out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended, said so
-in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run saves
-checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that train.py
-takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's figures are to
-be made.
+may not be enough for; 18 with updates of two and of four lengths, and with Lion; what takes minutes to compile; fp16.
+What was left out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended,
+said so in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run
+saves checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that
+train.py takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's
+figures are to be made.
 """
 
 import argparse

@@ -43,12 +43,12 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
     Raises UserError where it is not there, cannot be reached or cannot be read.
     """
     name = str(HERE / SAMPLE) if config.dataset == SAMPLE else config.dataset
-    if config.dataset == SAMPLE and Path(SAMPLE).exists() and not Path(SAMPLE).samefile(name):
-        raise UserError(
-            f"{SAMPLE!r} stands for the bundled sample, but this folder has one of that name too. Write './{SAMPLE}' "
-            "for the latter, or type the command elsewhere."
-        )
     try:
+        if config.dataset == SAMPLE and Path(SAMPLE).exists() and not Path(SAMPLE).samefile(name):
+            raise UserError(
+                f"{SAMPLE!r} stands for the bundled sample, but this folder has one of that name too. Type the command "
+                f"elsewhere, or, for that one, --dataset ./{SAMPLE}."
+            )
         if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
             return _load_file(Path(name))
         if Path(name).is_file():

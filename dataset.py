@@ -7,6 +7,7 @@ or a sentence stays behind.
 import hashlib
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -180,10 +181,12 @@ class BilingualDataset(Dataset):
         return Batch(source, target[:, :-1].contiguous(), labels, positions)
 
     def digest(self) -> str:
-        """A fingerprint of all ids: two corpora that differ in a word of the vocabulary differ in it."""
+        """A fingerprint of all ids and texts: corpora that differ in a word of the vocabulary differ in it."""
         h = hashlib.blake2b(digest_size=16)
         for part in (self.source.ids, self.source.offsets, self.target.ids, self.target.offsets):
             h.update(part.contiguous().numpy().data)
+        for text in chain.from_iterable(self.texts or ()):  # words that the vocabulary lacks are told apart here alone
+            h.update(text.encode() + b"\0")
         return h.hexdigest()
 
 
@@ -266,11 +269,12 @@ class Data:
     validation: BilingualDataset
     tokenizers: tuple[Tokenizer, Tokenizer]  # source, target
     drawn: bool  # whether the validation part was drawn from the training split
-    sources: str  # a fingerprint of both parts' source sentences together, in whichever order and part they stand
+    fingerprints: tuple[np.ndarray, np.ndarray]  # of the source sentences of the two parts, those too long among them
     reports: list[str] = field(default_factory=list)  # what was done to the corpus, a line each
 
+    @cached_property
     def digests(self) -> dict[str, str]:
-        """A fingerprint of each part."""
+        """A fingerprint of each part as a whole."""
         return {"training": self.train.digest(), "validation": self.validation.digest()}
 
     @property
@@ -289,10 +293,9 @@ def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = Non
         encode_corpus(train, tokenizers, config.seq_len),
         encode_corpus(validation, tokenizers, config.seq_len, keep_texts=True),
     )
-    shared = int(np.isin(validation.digests[validation.usable], train.digests[train.usable]).sum())
+    fingerprints = train.digests[train.usable], validation.digests[validation.usable]
+    shared = int(np.isin(*fingerprints[::-1]).sum())
     lines = [str(train.report), str(validation.report)]
     if shared:
         lines.append(f"note: {shared:,} validation sentences stand in the training part too, by the corpus's own split")
-    sources = np.union1d(*(part.digests[part.usable] for part in (train, validation)))
-    fingerprint = hashlib.blake2b(sources.tobytes(), digest_size=16).hexdigest()
-    return Data(*parts, tokenizers, validation.split is train.split, fingerprint, lines)
+    return Data(*parts, tokenizers, validation.split is train.split, fingerprints, lines)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -30,8 +31,9 @@ OF_THE_WEIGHTS = (
 FORMAT = "translation transformer, checkpoint format 3"
 CONTENTS = {  # of a checkpoint, as train.Trainer.state makes them
     "format", "config", "precision", "device", "corpus", "tokenizers", "model", "optimizer", "schedule", "scaler",
-    "position", "sums", "loss_sums", "mean_weights", "record", "random", "random_device",
+    "position", "sources", "sums", "loss_sums", "mean_weights", "record", "random", "random_device",
 }  # fmt: skip
+MOST_KNOWN = 0.25  # share of held-out sentences that chance may have put among those of another corpus
 PACKAGES = ("datasets", "tokenizers", "lion-pytorch", "torchmetrics", "sacrebleu", "rapidfuzz", "numpy", "tqdm")
 SCORES = {  # how they are printed
     "bleu": "BLEU {:.1f}", "chrf": "chrF {:.1f}", "cer": "CER {:.2f}", "wer": "WER {:.2f}", "exact": "exact {:.1%}",
@@ -66,36 +68,26 @@ def create(run: Path, config: Config, facts: dict) -> None:
 
 @contextlib.contextmanager
 def held(run: Path):
-    """Keeps other processes from training the run in this folder. Raises UserError where one does so already."""
-    lock = _lock(run)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
+    """Keeps other processes of this machine from training the run in this folder, as far as the system has locks.
 
-
-def _lock(run: Path) -> int | None:
-    """A descriptor of the folder, locked until it is closed or the process ends, however it ends; None where the system
-    has no such locks.
+    Raises UserError where one does so already. The lock ends with the process, however that ends.
     """
-    try:
-        import fcntl  # which Windows lacks
-    except ImportError:
-        return None
-    folder = os.open(run, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        raise UserError(
-            f"The run {run} is being trained by another process. Wait until it ends, or stop it: Ctrl-C and SIGTERM "
-            "have it save."
-        ) from error
-    except OSError:  # a network's file system, say
-        os.close(folder)
-        return None
-    return folder
+    with contextlib.ExitStack() as until_the_end:
+        try:
+            import fcntl  # which Windows lacks
+
+            folder = os.open(run, os.O_RDONLY)
+            until_the_end.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            until_the_end.callback(fcntl.flock, folder, fcntl.LOCK_UN)
+        except BlockingIOError as error:
+            raise UserError(
+                f"The run {run} is being trained by another process. Wait until it ends, or stop it: Ctrl-C and "
+                "SIGTERM have it save."
+            ) from error
+        except (ImportError, OSError):  # no locks here, or no such folder, which the reader of its checkpoint tells of
+            pass
+        yield
 
 
 # --- Checkpoints --------------------------------------------------------------------------------------------
@@ -217,25 +209,20 @@ def load_first(config: Config) -> dict | None:
     return state
 
 
-def refuse_another_split(config: Config, first: dict, data: Data) -> None:
-    """Raises UserError where the run to begin with, whose checkpoint is `first`, has learnt sentences of the same
-    corpus that are held out now.
+def refuse_known_sentences(config: Config, first: dict, data: Data) -> None:
+    """Raises UserError where much of what is held out now was learnt by the run to begin with, whose checkpoint is
+    `first`. A corpus's own validation split is taken as it is.
     """
-    theirs, same = first["config"], first["corpus"]["sources"] == data.sources  # however the dataset was named
-    if not data.drawn or first["corpus"]["training"] == data.train.digest():
-        return
-    if not same and theirs.dataset != config.dataset:
-        return
-    if (theirs.seed, theirs.held_out) != (config.seed, config.held_out):
+    known = np.isin(data.fingerprints[1], first["sources"].numpy()).mean() if data.drawn else 0.0
+    theirs = first["config"]
+    if known > MOST_KNOWN:
         raise UserError(
-            f"{config.begin_with} held out other sentences of {config.dataset!r}, so that this run would be judged by "
-            f"sentences that it knows. Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had."
+            f"{config.begin_with} has learnt {known:.0%} of the sentences that are held out of {config.dataset!r} now. "
+            f"Give --seed {theirs.seed} --held-out {theirs.held_out:g}, as that run had, if the corpus is still the "
+            "same, or else give it a validation split of sentences that are new."
         )
-    if not same and theirs.seq_len == config.seq_len:  # else some may be too long for the one and not for the other
-        raise UserError(
-            f"{config.dataset!r} is no longer what {config.begin_with} was trained on, and what is held out of it now "
-            "may be what that run has learnt. Give the corpus a validation split of sentences that are new."
-        )
+    if known:
+        print(f"note: {config.begin_with} has learnt {known:.0%} of the sentences that are held out now")
 
 
 def load_weights(model: torch.nn.Module, state: dict, source) -> None:
@@ -259,7 +246,7 @@ def note_resume(run: Path, config: Config, update: int) -> None:
     description = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # lost or damaged, which is no reason not to go on
         description |= json.loads((run / "config.json").read_text(encoding="utf-8"))
-    description["settings"] = asdict(config)  # the checkpoint's, whatever the file may say
+    description["settings"] = asdict(config)  # what the run goes on with, whatever the file may say
     description.setdefault("resumed", []).append({"after_update": update, **environment()})
     _write_description(run, description)
 
@@ -425,7 +412,8 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         )
     # The lowest held-out loss need not translate best: a model that has its sentences by heart may well be ahead.
     scored = {name: row["bleu"] for name, row in checkpoints.items() if "bleu" in row}
-    choice = max(scored, key=scored.get) if "best" in scored else next(iter(checkpoints))
+    unscored = "best" in checkpoints and "best" not in scored
+    choice = "best" if unscored else max(scored, key=scored.get, default="last")
     flag = "" if choice == "best" else f" --checkpoint {choice}"
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run}{flag} "…"']))
 

@@ -31,7 +31,7 @@ from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
-MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; that the corpus is the same one is seen to
+MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; another corpus of that name is refused
 
 # --- What is trained ----------------------------------------------------------------------------------------
 
@@ -95,7 +95,6 @@ class Trainer:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.hidden_states = training_states(config, self.model, device)
-        self.corpus = data.digests()
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
@@ -129,7 +128,8 @@ class Trainer:
             "config": dict(vars(self.config)),
             "precision": self.precision,
             "device": self.device.type,
-            "corpus": {**self.corpus, "sources": self.data.sources},
+            "corpus": self.data.digests,
+            "sources": torch.from_numpy(self.data.fingerprints[0]),
             "tokenizers": [tokenizer.to_str() for tokenizer in self.data.tokenizers],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -146,7 +146,7 @@ class Trainer:
 
     def restore(self, state: dict) -> None:
         """Takes the run up where `state` left it. Raises UserError where state and corpus or model do not fit."""
-        for part, digest in self.corpus.items():
+        for part, digest in self.data.digests.items():
             if state["corpus"][part] != digest:
                 raise UserError(
                     f"The {part} part of {self.config.dataset!r} is no longer the one that {self.run} began with. "
@@ -390,14 +390,14 @@ def start(config: Config) -> Trainer:
     """A trainer at the beginning of a new run, with its folder made and described."""
     device = prepare_machine(config.device, config.threads)
     precision, reason = choose_precision(config.precision, device)
-    run = Path(config.runs_dir).expanduser() / config.name
+    run = Path(config.runs_dir) / config.name
     run_folder.refuse_existing(run)
     first = run_folder.load_first(config)
     data = prepare(config, first and first["tokenizers"])
     print("\n".join(data.reports), flush=True)
     trainer = Trainer(config, data, device, precision, run)
     if first:
-        run_folder.refuse_another_split(config, first, data)
+        run_folder.refuse_known_sentences(config, first, data)
         run_folder.load_weights(trainer.model, first["model"], config.begin_with)
     facts = describe(trainer, reason)
     run_folder.create(run, config, facts)
@@ -437,9 +437,7 @@ def describe(trainer: Trainer, reason: str) -> dict:
 def resume(folder: str, flags: dict) -> Trainer:
     """A trainer that goes on where the run in `folder` stopped. Raises UserError on flags that would change it."""
     run = Path(folder)
-    checkpoint = run_folder.checkpoint_path(run, "last")
-    with run_folder.held(run):  # which says at once where another process trains it
-        state = run_folder.load_checkpoint(checkpoint)
+    state = run_folder.load_checkpoint(run_folder.checkpoint_path(run, "last"))
     config = state["config"]
     for name, value in flags.items():
         if name not in MAY_CHANGE and value != getattr(config, name):
@@ -466,8 +464,14 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(sys.stdout, "reconfigure"):  # a notebook's is no file
             sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
         config, folder, flags = parse(argv)
-        trainer = resume(folder, flags) if folder is not None else start(config)
-        with run_folder.held(trainer.run), stopped_by_signals(trainer):
+        with contextlib.ExitStack() as until_the_end:
+            if folder is not None:  # held before anything of it is read or rewritten
+                until_the_end.enter_context(run_folder.held(Path(folder)))
+                trainer = resume(folder, flags)
+            else:
+                trainer = start(config)
+                until_the_end.enter_context(run_folder.held(trainer.run))
+            until_the_end.enter_context(stopped_by_signals(trainer))
             finished = trainer.train()
             conclude(trainer, finished)
     except UserError as error:

@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -303,6 +304,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--length-penalty", type=float, default=GREEDY.length_penalty,
                    help="of beam search; raise it where translations are too short (default: %(default)s)")  # fmt: skip
     p.add_argument("--evaluate", metavar="SPLIT", help="translate and score this split of the run's corpus")
+    p.add_argument("--dataset", help="where the run's corpus lies now, for --evaluate, if it has moved")
     p.add_argument("--attention", type=Path, metavar="PICTURE", help="draw which word of the sentence each word of its "
                    "translation looked at, a map a head")  # fmt: skip
     p.add_argument("--checkpoint", choices=("best", "last", "average"), default="best",
@@ -349,6 +351,8 @@ def main(argv: list[str] | None = None) -> int:
         search = Search(args.beam, args.length_penalty, args.n_best)
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
         if args.evaluate is not None:
+            if args.dataset:
+                translator.config = replace(translator.config, dataset=args.dataset)
             show_evaluation(translator, args.run, args.evaluate)
         elif args.attention:
             draw_attention(*translator.attention(args.sentence[0]), args.attention)

@@ -48,9 +48,10 @@ def variants(config: Config) -> dict[str, Config]:
     if graphs:
         found["uniform, 16 shapes as graphs"] = replace(config, batching="uniform", graphs=True)
     for strata in (2, 4):
-        if budget >= strata:
-            parts = {"batch_size": budget // strata, "accumulate": strata * config.accumulate, "graphs": graphs}
-            found[f"uniform, {strata} strata an update"] = replace(config, batching="uniform", **parts)
+        if budget % strata == 0 and config.accumulate == 1:
+            parts = {"batch_size": budget // strata, "accumulate": strata, "graphs": graphs}
+            name = f"uniform, {strata} strata an update" + (", as graphs" if graphs else "")
+            found[name] = replace(config, batching="uniform", **parts)
     for times in (2, 4):
         found[f"dynamic, {times} × the budget"] = replace(config, batching="dynamic", batch_size=times * budget)
         found[f"uniform, {times} × the budget"] = replace(config, batching="uniform", batch_size=times * budget)

@@ -10,6 +10,7 @@ last update.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
@@ -28,12 +29,12 @@ from tqdm import tqdm
 
 import run_folder
 from config import Config, UserError, check, parser
-from dataset import Plan, prepare
+from dataset import Data, Plan, prepare
 from machine import choose_precision, prepare_machine
 from train import Trainer, make_schedule
 
-# What no variant can change: seeds are those of --seeds, and no run begins with another, is named or saved.
-FIXED = {"seed", "begin_with", "name", "average", "log_every", "checkpoint_minutes"}
+# The same in all trainings, which are neither named nor saved, nor read on the way.
+FIXED = {"name": "", "begin_with": "", "log_every": 10**9, "checkpoint_minutes": 0.0, "average": 0}
 
 
 class Frozen:
@@ -56,7 +57,7 @@ class Frozen:
 def settings_of(variant: str) -> tuple[dict, bool]:
     """The settings that a variant names, read as on the command line, and whether it asks for frozen batches.
 
-    Raises UserError on a name that is no setting, or none that a benchmark can have.
+    Raises UserError on a name that is no setting, or one that no variant may change.
     """
     parts = (part.partition("=") for part in variant.split(",") if part)
     changes = {name.replace("-", "_"): value for name, _, value in parts}
@@ -64,8 +65,8 @@ def settings_of(variant: str) -> tuple[dict, bool]:
     for name in changes:
         if name not in types:
             raise UserError(f"--each names {name!r}, which is no setting; `python train.py --help` lists them.")
-    if fixed := FIXED & changes.keys():
-        raise UserError(f"--each names {min(fixed)!r}, but it is the same in all trainings compared. Leave it out.")
+    if fixed := changes.keys() & {*FIXED, "seed"}:
+        raise UserError(f"--each names {min(fixed)!r}, which no variant may change; seeds are given by --seeds.")
     frozen = changes.get("batching") == "frozen"
     changes |= {"batching": "uniform"} if frozen else {}
     flags = []
@@ -114,7 +115,7 @@ def train(config, frozen: bool, data) -> dict:
                 seconds = sum(row["seconds"] for row in epochs)
                 at_target = {"epoch": epochs[-1]["epoch"], "seconds": seconds, **scores(trainer)}
         return {
-            "sources": data.sources,
+            "sources": fingerprint(data),
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "floor": trainer.floor,
             "precision": precision,
@@ -126,11 +127,13 @@ def train(config, frozen: bool, data) -> dict:
 
 def rows_of(path: Path) -> list[dict]:
     """The records of a file, none where it is not there. Raises UserError on one that was cut short."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"A line of {path} was cut short ({error}). Take it out; its run is made again.") from error
+    rows = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            rows.append(json.loads(text))
+        except ValueError as error:
+            raise UserError(f"Line {number} of {path} was cut short. Take it out; its run is made again.") from error
+    return rows
 
 
 def mean(values: list[float], form: str) -> str:
@@ -211,10 +214,22 @@ def main() -> None:
         draw(rows, args.draw)
 
 
-def one_of(config: Config, changes: dict, seed: int) -> Config:
-    """The settings of one training: those of all with a variant's changes on top."""
-    every = {"seed": seed, "name": "", "log_every": 10**9, "checkpoint_minutes": 0.0, "average": 0}
-    return replace(config, **changes, **every)
+def fingerprint(data: Data) -> str:
+    """Of a corpus's source sentences, whichever part and order they stand in."""
+    return hashlib.blake2b(np.sort(np.concatenate(data.fingerprints)).tobytes(), digest_size=16).hexdigest()
+
+
+def refuse_others(rows: list[dict], config: Config, path: Path) -> None:
+    """Raises UserError where a record differs from these settings in more than seed and what its variant names."""
+    for row in rows:
+        named = {part.partition("=")[0].replace("-", "_") for part in row["variant"].split(",")}
+        # A setting that is newer than the record has its default.
+        theirs, ours = (asdict(c) for c in (Config(**row["settings"]), replace(config, **FIXED, seed=row["seed"])))
+        if differ := [name for name in ours if ours[name] != theirs[name] and name not in named]:
+            raise UserError(
+                f"{path} holds {row['variant']!r}, seed {row['seed']}, with another {differ[0]} "
+                f"({theirs[differ[0]]!r} instead of {ours[differ[0]]!r}). Name another file."
+            )
 
 
 def compare(args: argparse.Namespace, flags: list[str]) -> None:
@@ -222,26 +237,20 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
 
     Raises UserError where the file's runs were made with other settings or of another corpus.
     """
-    config = settings(flags)
-    done, sources = set(), {}  # variants and seeds in the file; the fingerprint of each corpus that they were made of
-    for row in rows_of(args.out):
-        variant, seed = row["variant"], row["seed"]
-        # A setting that is newer than the record has its default.
-        if Config(**row["settings"]) != one_of(config, settings_of(variant)[0], seed):
-            raise UserError(f"{args.out} holds {variant!r}, seed {seed}, of other settings. Name another file.")
-        done.add((variant, seed))
-        corpus = row["settings"]["dataset"], row["settings"]["source_language"]
-        sources[corpus] = row.get("sources") or sources.get(corpus)  # older records have none
+    config, rows = settings(flags), rows_of(args.out)
+    refuse_others(rows, config, args.out)
+    done = {(row["variant"], row["seed"]) for row in rows}
+    corpora = {corpus_of(row["settings"]): row["sources"] for row in rows if "sources" in row}  # older ones have none
     for seed in args.seeds:
         for variant in args.each:
             changes, frozen = settings_of(variant)
-            one = one_of(config, changes, seed)
+            one = replace(config, **changes, **FIXED, seed=seed)
             check(one)
             if (variant, seed) in done:
                 continue
             data = prepare(replace(config, **changes))
-            if sources.get((one.dataset, one.source_language)) not in (data.sources, None):
-                raise UserError(f"{args.out} holds runs of {one.dataset} as it was before. Name another file.")
+            if corpora.setdefault(corpus_of(asdict(one)), fingerprint(data)) != fingerprint(data):
+                raise UserError(f"{args.out} holds runs of another version of {one.dataset}. Name another file.")
             print(f"{variant}, seed {seed}", flush=True)
             try:
                 result = train(one, frozen, data)
@@ -251,6 +260,10 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             row = {"variant": variant, "seed": seed, **result, "settings": asdict(one), **run_folder.environment()}
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def corpus_of(settings: dict) -> tuple:
+    return tuple(settings[name] for name in ("dataset", "source_language", "target_language"))
 
 
 if __name__ == "__main__":

@@ -409,6 +409,15 @@ def test_a_corpus_that_has_changed_since_the_training_is_not_evaluated_on(run, t
             translator.part(split)
 
 
+def test_a_corpus_that_has_moved_is_found_where_the_flag_says(run, tmp_path, capsys):
+    there = tmp_path / "moved.jsonl"
+    there.write_bytes(Path(Translator(run, "last", device="cpu").config.dataset).read_bytes())
+    evaluate = [str(run), "--evaluate", "validation", "--checkpoint", "last", "--device", "cpu", "--threads", "1"]
+    assert translate.main([*evaluate, "--dataset", str(there)]) == 0
+    assert translate.main([*evaluate, "--dataset", str(tmp_path / "nowhere.jsonl")]) == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+
+
 def test_error_rates_are_those_of_torchmetrics():
     draw = digit_pairs(40, seed=3)
     translations, references = [a for a, _ in draw], [b for _, b in draw]

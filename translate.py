@@ -332,6 +332,8 @@ def check(args: argparse.Namespace) -> None:
     check_search(args)
     if not 1 <= args.n_best <= args.beam:
         raise UserError(f"n_best is {args.n_best}, but must be at least 1 and at most beam, {args.beam}; raise --beam.")
+    if args.dataset is not None and args.evaluate is None:
+        raise UserError("--dataset is for --evaluate alone; leave it out.")
     if args.evaluate is not None and (args.sentence or args.attention or args.n_best > 1):
         raise UserError("--evaluate scores the best translation of a split; leave sentence, --attention, --n-best out.")
     if args.attention and args.attention.suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -351,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         search = Search(args.beam, args.length_penalty, args.n_best)
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
         if args.evaluate is not None:
-            if args.dataset:
+            if args.dataset is not None:
                 translator.config = replace(translator.config, dataset=args.dataset)
             show_evaluation(translator, args.run, args.evaluate)
         elif args.attention:

@@ -262,8 +262,8 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def corpus_of(settings: dict) -> tuple:
-    return tuple(settings[name] for name in ("dataset", "source_language", "target_language"))
+def corpus_of(values: dict) -> tuple:
+    return tuple(values[name] for name in ("dataset", "source_language", "target_language"))
 
 
 if __name__ == "__main__":

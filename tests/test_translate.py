@@ -416,6 +416,7 @@ def test_a_corpus_that_has_moved_is_found_where_the_flag_says(run, tmp_path, cap
     assert translate.main([*evaluate, "--dataset", str(there)]) == 0
     assert translate.main([*evaluate, "--dataset", str(tmp_path / "nowhere.jsonl")]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
+    assert translate.main([str(run), "one two", "--dataset", str(there)]) == 2
 
 
 def test_error_rates_are_those_of_torchmetrics():

@@ -226,7 +226,7 @@ class Corpus:
     split: datasets.Dataset
     languages: tuple[str, str]  # source, target
     usable: np.ndarray  # which rows belong to this part and have text on both sides: bool
-    digests: np.ndarray  # fingerprints of all rows' source sentences: int64
+    fingerprints: np.ndarray  # of all rows' source sentences: int64
     report: Report
 
     def chunks(self) -> Iterator[tuple[list[str], list[str]]]:
@@ -266,7 +266,7 @@ def hold_out(corpus: Corpus, part: str, share: float, seed: int) -> tuple[Corpus
     """Parts a corpus in two: what is left to train on, and about `share` of its rows; see held_out_rows."""
     rows = np.flatnonzero(corpus.usable)
     held = np.zeros(len(corpus.usable), dtype=bool)
-    held[rows[held_out_rows(corpus.digests[rows], share, seed)]] = True
+    held[rows[held_out_rows(corpus.fingerprints[rows], share, seed)]] = True
     count = int(held.sum())
     return (
         replace(corpus, usable=corpus.usable & ~held, report=replace(corpus.report, rows=corpus.report.rows - count)),

@@ -293,7 +293,7 @@ def prepare(config: Config, tokenizers: tuple[Tokenizer, Tokenizer] | None = Non
         encode_corpus(train, tokenizers, config.seq_len),
         encode_corpus(validation, tokenizers, config.seq_len, keep_texts=True),
     )
-    fingerprints = train.digests[train.usable], validation.digests[validation.usable]
+    fingerprints = train.fingerprints[train.usable], validation.fingerprints[validation.usable]
     shared = int(np.isin(*fingerprints[::-1]).sum())
     lines = [str(train.report), str(validation.report)]
     if shared:

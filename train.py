@@ -31,7 +31,7 @@ from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
 SMALLEST_SCALE = 2.0**-10  # of GradScaler's; it starts at 2^16
-MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; another corpus of that name is refused
+MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; another corpus is refused
 
 # --- What is trained ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,36 +101,28 @@ def test_variants_are_read_as_the_command_line_is():
             settings_of(wrong)
 
 
-@pytest.mark.parametrize(
-    ("record", "said"),
-    [
-        ({"epochs": 3}, "another epochs (3 instead of 2)"),
-        ({"sources": "another corpus"}, "another version of"),
-        (None, "cut short"),
-    ],
-)
-def test_a_comparison_goes_on_with_runs_of_the_same_settings_and_corpus_alone(
-    record, said, tiny, tmp_path, monkeypatch, capsys
-):
+def compare_beside(row: dict, seeds: list[int], tiny, out: Path, monkeypatch) -> None:
+    """Compares with a file that holds one record, of seed 0; training anything would be an error."""
+    record = {"variant": "", "seed": 0, "settings": asdict(replace(tiny, **trainings.FIXED)), **row}
+    out.write_text(json.dumps(record) + "\n")
+    monkeypatch.setattr(trainings, "train", None)
+    trainings.compare(SimpleNamespace(out=out, seeds=seeds, each=[""]), command(tiny))
+
+
+def test_a_comparison_goes_on_with_runs_of_the_same_settings_and_corpus_alone(tiny, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
-    config = replace(tiny, epochs=2, **trainings.FIXED)
-    if record is None:
-        out.write_text('{"variant": ""')
-    else:
-        epochs = record.get("epochs", 2)
-        row = {
-            "variant": "",
-            "seed": 0,
-            "sources": record.get("sources"),
-            "settings": asdict(replace(config, epochs=epochs)),
-        }
-        out.write_text(json.dumps(row) + "\n")
-    monkeypatch.setattr(
-        sys, "argv", ["trainings.py", str(out), "--seeds", "1", "--", *command(replace(tiny, epochs=2))]
-    )
-    monkeypatch.setattr(trainings, "train", None)  # nothing is to be trained
-    assert trainings.main() == 2
-    assert said in capsys.readouterr().err
+    compare_beside({}, [0], tiny, out, monkeypatch)
+    other = asdict(replace(tiny, epochs=9, **trainings.FIXED))
+    with pytest.raises(UserError, match=r"another epochs \(9 instead of 3\)"):
+        compare_beside({"settings": other}, [0], tiny, out, monkeypatch)
+    with pytest.raises(UserError, match="another version of"):
+        compare_beside({"sources": "another corpus"}, [1], tiny, out, monkeypatch)
+
+
+def test_a_record_that_was_cut_short_is_named(tmp_path):
+    (tmp_path / "out.jsonl").write_text('{"variant": ""}\n{"variant": ')
+    with pytest.raises(UserError, match="Line 2"):
+        trainings.rows_of(tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -220,11 +220,12 @@ def fingerprint(data: Data) -> str:
 
 
 def refuse_others(rows: list[dict], config: Config, path: Path) -> None:
-    """Raises UserError where a record differs from these settings in more than seed and what its variant names."""
+    """Raises UserError where a record differs from these settings in more than what its variant names."""
     for row in rows:
         named = {part.partition("=")[0].replace("-", "_") for part in row["variant"].split(",")}
-        # A setting that is newer than the record has its default.
-        theirs, ours = (asdict(c) for c in (Config(**row["settings"]), replace(config, **FIXED, seed=row["seed"])))
+        # A setting that is newer than the record has its default. The seed is here that of the split, which all share.
+        theirs = asdict(Config(**{**row["settings"], "seed": row.get("split_seed", 0)}))
+        ours = asdict(replace(config, **FIXED))
         if differ := [name for name in ours if ours[name] != theirs[name] and name not in named]:
             raise UserError(
                 f"{path} holds {row['variant']!r}, seed {row['seed']}, with another {differ[0]} "
@@ -257,7 +258,8 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
             except UserError as error:  # a loss that is not finite, say, must not keep the others from their turn
                 print(f"error: {error}", file=sys.stderr)
                 continue
-            row = {"variant": variant, "seed": seed, **result, "settings": asdict(one), **run_folder.environment()}
+            row = {"variant": variant, "seed": seed, "split_seed": config.seed, **result, "settings": asdict(one)}
+            row |= run_folder.environment()
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 

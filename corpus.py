@@ -37,6 +37,11 @@ TABS = {"sep": "\t", "quoting": csv.QUOTE_NONE}  # a quotation mark is no more t
 # --- Sources ------------------------------------------------------------------------------------------------
 
 
+def names_file(name: str) -> bool:
+    """Whether a dataset's name is that of a file of pairs."""
+    return Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir()
+
+
 def load_corpus(config: Config) -> datasets.DatasetDict:
     """Loads the corpus that config.dataset names, all its splits.
 
@@ -49,7 +54,7 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
                 f"{SAMPLE!r} stands for the bundled sample, but this folder has one of that name too. Type the command "
                 f"elsewhere, or, for that one, --dataset ./{SAMPLE}."
             )
-        if Path(name).suffix.lower() in FILE_READERS and not Path(name).is_dir():
+        if names_file(name):
             return _load_file(Path(name))
         if Path(name).is_file():
             raise UserError(f"The file {name!r} cannot be read; --dataset takes files in {', '.join(FILE_READERS)}.")

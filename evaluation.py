@@ -80,28 +80,30 @@ def signatures(language: str) -> dict[str, str]:
 
 
 def evaluate(translator, split: str, folder: Path) -> dict:
-    """Translates a whole split with a translate.Translator, scores it, and writes what came of it into `folder`:
-    <split>-<checkpoint>-beam<K>-penalty<P>.json, and hypotheses and references as text, a line each, as the sacrebleu
-    command takes them. Returns what the JSON holds, and its files' names. Raises UserError where it cannot.
+    """Translates a whole split, or a file of pairs, with a translate.Translator, scores it, and writes what came of it
+    into `folder`: <split>-<checkpoint>-beam<K>-penalty<P>.json, and hypotheses and references as text, a line each, as
+    the sacrebleu command takes them. Returns what the JSON holds, and its files' names. Raises UserError where it
+    cannot.
 
     The loss is over the pairs that fit into the model; longer ones are translated in parts.
     """
     if not os.access(folder, os.W_OK):
         raise UserError(f"The folder {folder} cannot be written to, so the evaluation would be lost.")
     start, language = time.perf_counter(), translator.config.target_language
-    texts, pairs = translator.part(split)
+    texts, pairs, known = translator.part(split)
     sources, references = zip(*texts, strict=True)
     translations = translator(sources)
     smoothed, nll = mean_losses(translator.model, pairs, translator.config, contextlib.nullcontext())
     result = {
-        "split": split, "pairs": len(texts), "pairs_of_loss": len(pairs), "checkpoint": translator.checkpoint,
+        "split": split, "pairs": len(texts), "pairs_of_loss": len(pairs), "known_sources": known,
+        "checkpoint": translator.checkpoint,
         **translator.search._asdict(), **score(translations, references, language),
         "lower_case_bleu": lower_case_bleu(translations, references, language), "signatures": signatures(language),
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
         "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip
     beam, length_penalty, _ = translator.search
-    files = folder / f"{split}-{translator.checkpoint}-beam{beam}-penalty{length_penalty:g}"
+    files = folder / f"{Path(split).name}-{translator.checkpoint}-beam{beam}-penalty{length_penalty:g}"
     for kind, lines in (("hypotheses", translations), ("references", references)):
         text = "".join(one_line(line) + "\n" for line in lines)
         Path(f"{files}.{kind}.txt").write_text(text, encoding="utf-8")

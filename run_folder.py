@@ -90,6 +90,19 @@ def held(run: Path):
         yield
 
 
+@contextlib.contextmanager
+def removed_without_memory(run: Path):
+    """Takes the folder of a new run away again where memory is full before the first checkpoint, so that a smaller run
+    may have its name.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if lacks_memory(error) and not any(run.glob("*.pt")):
+            shutil.rmtree(run, ignore_errors=True)
+        raise
+
+
 # --- Checkpoints --------------------------------------------------------------------------------------------
 
 
@@ -100,8 +113,9 @@ def checkpoint_path(run: Path, name: str) -> Path:
         raise UserError(f"There is no run folder {run}. See `ls runs` for those there are.")
     if not path.exists():
         there = ", ".join(sorted(other.name for other in run.glob("*.pt")))
-        hint = " average.pt is made where a run was given --average." if name == "average" else ""
-        raise UserError(f"The run {run} has no checkpoint {path.name}; it has: {there or 'none yet'}.{hint}")
+        hint = " average.pt is made where a run was given --average." if name == "average" and there else ""
+        hint = hint if there else " Reference runs come without: train first, by the command in their config.json."
+        raise UserError(f"The run {run} has no checkpoint {path.name}; it has: {there or 'none'}.{hint}")
     return path
 
 
@@ -334,6 +348,11 @@ class Record:
         _append(self.run / "metrics.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
         self._scalars("epoch", row)
 
+    def scored(self, row: dict, validation: dict) -> None:
+        """Puts a later validation into the row of an epoch that had no scores."""
+        row |= validation
+        _write_lines(self.run / "metrics.jsonl", self.epochs)
+
     def average(self, row: dict) -> None:
         """Keeps the validation of the averaged weights, in average.json."""
         self.averaged = row
@@ -412,8 +431,7 @@ def summarise(run: Path, config: Config, record: Record) -> None:
         )
     # The lowest held-out loss need not translate best: a model that has its sentences by heart may well be ahead.
     scored = {name: row["bleu"] for name, row in checkpoints.items() if "bleu" in row}
-    unscored = "best" in checkpoints and "best" not in scored
-    choice = "best" if unscored else max(scored, key=scored.get, default="last")
+    choice = max(scored, key=scored.get, default="last")
     flag = "" if choice == "best" else f" --checkpoint {choice}"
     tqdm.write("\n".join([*lines, f'  translate with: python translate.py {run}{flag} "…"']))
 

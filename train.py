@@ -317,15 +317,36 @@ class Trainer:
         self.save(best)
         return row
 
+    @contextlib.contextmanager
+    def other_weights(self, weights: dict[str, torch.Tensor]):
+        """The model has these weights within, and afterwards its own again."""
+        own = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+        self.model.load_state_dict(weights)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def score_best(self) -> None:
+        """Scores the translations of the checkpoint `best` where those of its epoch were not (score_every): its
+        held-out loss alone does not tell whether it is the one to translate with.
+        """
+        row = min(self.record.epochs, key=lambda row: row["valid_nll"])
+        path = self.run / "best.pt"
+        if "bleu" in row or not path.exists():
+            return
+        best = run_folder.load_checkpoint(path)
+        if best["position"][0] == row["epoch"]:  # and not the average of a run that was finished before
+            with self.other_weights(best["model"]):
+                self.record.scored(row, self.validate())
+
     def keep_average(self) -> None:
         """Validates the mean of the last epochs' weights and keeps it as the checkpoint `average`, and as `best` too
         where its held-out loss is the lowest.
         """
-        last = {name: weight.clone() for name, weight in self.model.state_dict().items()}
-        self.model.load_state_dict(self.mean_weights)
-        row = self.validate()
-        run_folder.save_checkpoint(self.run / "average.pt", self.state())
-        self.model.load_state_dict(last)
+        with self.other_weights(self.mean_weights):
+            row = self.validate()
+            run_folder.save_checkpoint(self.run / "average.pt", self.state())
         if row["valid_nll"] < self.record.lowest_nll():
             run_folder.keep_as(self.run / "average.pt", self.run / "best.pt")
         self.record.average({"average_of": self.config.average, **row})
@@ -375,11 +396,12 @@ class Trainer:
                 self.save()
                 return False
             run_folder.show_epoch(row, self.config.epochs)
-        if self.config.average:
-            try:
+        try:
+            self.score_best()
+            if self.config.average:
                 self.keep_average()
-            except Stopped:  # the end of the last epoch, already saved, is all that it needs
-                return False
+        except Stopped:  # the end of the last epoch, already saved, is all that these need
+            return False
         return True
 
 
@@ -471,6 +493,7 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 trainer = start(config)
                 until_the_end.enter_context(run_folder.held(trainer.run))
+                until_the_end.enter_context(run_folder.removed_without_memory(trainer.run))
             until_the_end.enter_context(stopped_by_signals(trainer))
             finished = trainer.train()
             conclude(trainer, finished)

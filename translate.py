@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Encoding
 
 import run_folder
 from config import MOST_THREADS, Parser, UserError
-from corpus import load_corpus, other_split, split_corpus
+from corpus import load_corpus, names_file, other_split, split_corpus
 from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
@@ -40,7 +41,8 @@ class Translator:
     def __init__(self, run: Path, checkpoint="best", device="auto", threads=0, search: Search = GREEDY):
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
         self.config, self.tokenizers = state["config"], state["tokenizers"]
-        self.checkpoint, self.search, self.corpus = checkpoint, search, state["corpus"]["training"]
+        self.checkpoint, self.search = checkpoint, search
+        self.corpus, self.sources = state["corpus"]["training"], state["sources"].numpy()  # what it was trained on
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
         self.model = build_model(self.config, *sizes, pad=PAD).to(prepare_machine(device, threads)).eval()
         run_folder.load_weights(self.model, state["model"], run)
@@ -102,13 +104,22 @@ class Translator:
         ]
         return *words, alignment(self.model, *ids)[0].float().cpu()
 
-    def part(self, split: str) -> tuple[list[tuple[str, str]], BilingualDataset]:
-        """A part of the corpus that the run was trained on: all its pairs as text, and as ids those that fit.
+    def move_corpus(self, dataset: str) -> None:
+        """Has the run's corpus read from where it lies now. Raises UserError where another one lies there."""
+        self.config = replace(self.config, dataset=dataset)
+        self.part("train")
 
-        split: one of the corpus's own, or "validation" for what was held out. Raises UserError where there is none, or
-        where the corpus has changed and a sentence held out now may have been trained on.
+    def part(self, split: str) -> tuple[list[tuple[str, str]], BilingualDataset, int]:
+        """A part of the corpus that the run was trained on: all its pairs as text, as ids those that fit, and how many
+        of the source sentences the run was trained on.
+
+        split: one of the corpus's own, "validation" for what was held out, or a file of pairs that --dataset would
+        take. Raises UserError where there is none, or where the corpus has changed and a sentence held out now may have
+        been trained on.
         """
-        corpus, options = load_corpus(self.config), (self.tokenizers, self.config.seq_len)
+        own_file = names_file(split)
+        corpus = load_corpus(replace(self.config, dataset=split) if own_file else self.config)
+        options = (self.tokenizers, self.config.seq_len)
         if split in ("train", "validation"):
             part, validation = split_corpus(corpus, self.config)
             pairs = encode_corpus(part, *options)
@@ -120,9 +131,10 @@ class Translator:
             if split == "validation":
                 part, pairs = validation, encode_corpus(validation, *options)
         else:
-            part = other_split(corpus, self.config, split)
+            part = other_split(corpus, self.config, "train" if own_file else split)
             pairs = encode_corpus(part, *options)
-        return [pair for sides in part.chunks() for pair in zip(*sides, strict=True)], pairs
+        known = int(np.isin(part.fingerprints[part.usable], self.sources).sum())
+        return [pair for sides in part.chunks() for pair in zip(*sides, strict=True)], pairs, known
 
 
 def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, list[int]]]:
@@ -280,8 +292,11 @@ def draw_attention(read: list[str], written: list[str], weights: torch.Tensor, p
 def show_evaluation(translator: Translator, run: Path, split: str) -> None:
     result = evaluate(translator, split, run)
     left_out = result["pairs"] - result["pairs_of_loss"]
+    where = split if names_file(split) else f"{split} of {translator.config.dataset}"
+    if split != "train" and result["known_sources"]:
+        print(f"note: {result['known_sources']:,} of these source sentences stand in the run's training part")
     print(
-        f"{split} of {translator.config.dataset}, {result['pairs']:,} pairs, {result['checkpoint']}.pt, "
+        f"{where}, {result['pairs']:,} pairs, {result['checkpoint']}.pt, "
         f"beam {result['beam']}, length penalty {result['length_penalty']:g}, {result['seconds']:.0f} s\n"
         f"  BLEU {result['bleu']:.2f}  {result['signatures']['bleu']}\n"
         f"  BLEU {result['lower_case_bleu']:.2f}  {result['signatures']['lower_case_bleu']}\n"
@@ -303,7 +318,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n-best", type=int, default=1, help="translations shown of each sentence (default: 1)")
     p.add_argument("--length-penalty", type=float, default=GREEDY.length_penalty,
                    help="of beam search; raise it where translations are too short (default: %(default)s)")  # fmt: skip
-    p.add_argument("--evaluate", metavar="SPLIT", help="translate and score this split of the run's corpus")
+    p.add_argument("--evaluate", metavar="SPLIT", help="translate and score this split of the run's corpus, or a file "
+                   "of pairs, as --dataset of train.py takes it")  # fmt: skip
     p.add_argument("--dataset", help="where the run's corpus lies now, for --evaluate, if it has moved")
     p.add_argument("--attention", type=Path, metavar="PICTURE", help="draw which word of the sentence each word of its "
                    "translation looked at, a map a head")  # fmt: skip
@@ -354,13 +370,15 @@ def main(argv: list[str] | None = None) -> int:
         translator = Translator(args.run, args.checkpoint, args.device, args.threads, search)
         if args.evaluate is not None:
             if args.dataset is not None:
-                translator.config = replace(translator.config, dataset=args.dataset)
+                translator.move_corpus(args.dataset)
             show_evaluation(translator, args.run, args.evaluate)
         elif args.attention:
             draw_attention(*translator.attention(args.sentence[0]), args.attention)
             show(translator, args.sentence)
             print(f"picture: {args.attention}")
         elif args.sentence:
+            if len(args.sentence) > 1 and not any(" " in sentence.strip() for sentence in args.sentence):
+                print("note: each word is translated alone; put a sentence in quotes", file=sys.stderr)
             show(translator, args.sentence)
         elif sys.stdin is None:
             raise UserError("Standard input must be open, unless a sentence is given.")

@@ -125,7 +125,7 @@ def main() -> None:
     p.add_argument("--device", default="auto")
     args = p.parse_args()
     translator = Translator(args.run, device=args.device, threads=args.threads)
-    _, pairs = translator.part(args.split)
+    _, pairs, _ = translator.part(args.split)
     found = contestants(translator, pairs.source, args.beam)
     speeds = measure(found, args.rounds, translator.model.device)
     lines, results = [], {}

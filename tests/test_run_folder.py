@@ -15,13 +15,24 @@ def test_a_folder_without_a_checkpoint_is_not_to_be_resumed(tmp_path):
     run.mkdir()
     with pytest.raises(UserError, match=r"without a checkpoint.*--name"):
         run_folder.refuse_existing(run)
-    with pytest.raises(UserError, match=r"no checkpoint last.pt; it has: none yet"):
+    with pytest.raises(UserError, match=r"no checkpoint last.pt; it has: none\. .*train first"):
         run_folder.checkpoint_path(run, "last")
     run_folder.save_checkpoint(run / "last.pt", {})
     with pytest.raises(UserError, match="--resume"):
         run_folder.refuse_existing(run)
     with pytest.raises(UserError, match=r"no checkpoint average.pt; it has: last.pt.*--average"):
         run_folder.checkpoint_path(run, "average")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_full_memory_takes_away_only_a_folder_without_a_checkpoint(tmp_path, saved):
+    run = tmp_path / "run"
+    run.mkdir()
+    if saved:
+        run_folder.save_checkpoint(run / "last.pt", {})
+    with pytest.raises(MemoryError), run_folder.removed_without_memory(run):
+        raise MemoryError
+    assert run.exists() == saved
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):

@@ -252,12 +252,24 @@ def test_translations_are_scored_every_so_many_epochs_and_after_the_last(tiny, c
     assert "bleu" in json.loads((trainer.run / "average.json").read_text())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert ["BLEU" in line for line in lines] == [False, True, False, True, True]
-    trainer.record.epochs[0]["valid_nll"] = 0.0  # the best epoch is one without scores
-    run_folder.summarise(trainer.run, trainer.config, trainer.record)
-    said = capsys.readouterr().out
-    assert "best.pt, epoch 1" in said
-    assert "last.pt, epoch 5" in said
-    assert f"translate.py {trainer.run} " in said  # nobody knows which translates better
+
+
+def test_the_best_epoch_is_scored_in_the_end_where_it_was_not_before(tiny, monkeypatch):
+    trainer = train.start(dataclasses.replace(tiny, score_every=3))
+    validate, losses, real = trainer.validate, iter([5.0, 1.0, 2.0, 1.0]), []  # three epochs, the second once more
+
+    def validate_as_if(scored=True):
+        real.append(validate(scored))
+        return {**real[-1], "valid_nll": next(losses)}
+
+    monkeypatch.setattr(trainer, "validate", validate_as_if)
+    assert trainer.train()
+    rows = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
+    assert ["bleu" in row for row in rows] == [False, True, True]
+    assert rows[1] == trainer.record.epochs[1]
+    assert rows[1]["samples"] == real[3]["samples"]
+    assert real[3]["valid_nll"] == real[1]["valid_nll"] != real[2]["valid_nll"]  # by the weights of that epoch
+    assert_same_weights(weights(trainer), torch.load(trainer.run / "last.pt", weights_only=True)["model"])
 
 
 @pytest.mark.parametrize("ahead", ["best", "last", "average"])
@@ -381,9 +393,11 @@ def test_a_full_gpu_ends_in_a_sentence(tiny, monkeypatch, capsys):
     assert "half the --batch-size" in error
     assert not (Path(tiny.runs_dir) / "run").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(Trainer, "step", full)
-    assert train.main(command(tiny)) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "step", full)
+        assert train.main(command(tiny)) == 2
     assert "half the --batch-size" in capsys.readouterr().err
+    assert train.main(command(tiny)) == 0  # the name is free for a smaller run
 
 
 def test_a_closed_output_ends_in_a_sentence(tiny, monkeypatch, capsys):

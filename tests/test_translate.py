@@ -394,7 +394,7 @@ def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp
     pairs = [("one two", "uno due"), ("one. " * 30, "uno. " * 30), ("three", "tre")]
     object.__setattr__(translator.config, "dataset", str(write_jsonl(tmp_path / "long.jsonl", pairs)))
     translator.corpus = prepare(translator.config, translator.tokenizers).train.digest()
-    texts, fitting = translator.part("train")
+    texts, fitting, _ = translator.part("train")
     assert len(fitting) < len(texts)
     result = evaluation.evaluate(translator, "train", tmp_path)
     assert (result["pairs"], result["pairs_of_loss"]) == (len(texts), len(fitting))
@@ -417,6 +417,31 @@ def test_a_corpus_that_has_moved_is_found_where_the_flag_says(run, tmp_path, cap
     assert translate.main([*evaluate, "--dataset", str(tmp_path / "nowhere.jsonl")]) == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
     assert translate.main([str(run), "one two", "--dataset", str(there)]) == 2
+    other = write_jsonl(tmp_path / "other.jsonl", digit_pairs(90, seed=4))
+    assert translate.main([str(run), "--evaluate", "test", "--dataset", str(other)]) == 2
+    assert "no longer the one" in capsys.readouterr().err
+
+
+def test_a_file_of_pairs_is_evaluated_on(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    learnt = Translator(run, device="cpu").part("train")[0][:3]
+    (tmp_path / "mine.tsv").write_text("en\tit\n" + "".join(f"{s}\t{t}\n" for s, t in [*learnt, ("a new one", "uno")]))
+    assert translate.main([str(run), "--evaluate", "mine.tsv", "--device", "cpu", "--threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "mine.tsv, 4 pairs" in said
+    assert "3 of these source sentences" in said
+    files = run / "mine.tsv-best-beam1-penalty1"
+    assert json.loads(Path(f"{files}.json").read_text())["known_sources"] == 3
+    assert Path(f"{files}.references.txt").read_text().splitlines() == [*(target for _, target in learnt), "uno"]
+    assert translate.main([str(run), "--evaluate", "none.tsv"]) == 2
+    assert "There is no file 'none.tsv'" in capsys.readouterr().err
+
+
+def test_words_without_quotes_are_said_to_be_translated_alone(run, capsys):
+    assert translate.main([str(run), "one", "two", "--device", "cpu", "--threads", "1"]) == 0
+    assert "in quotes" in capsys.readouterr().err
+    assert translate.main([str(run), "one two", "two", "--device", "cpu", "--threads", "1"]) == 0
+    assert "in quotes" not in capsys.readouterr().err
 
 
 def test_error_rates_are_those_of_torchmetrics():

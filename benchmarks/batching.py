@@ -20,14 +20,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 from command import command, settings
 from report import process_peak, shown, spread, table, write
 from tqdm import tqdm
 
 from config import Config, UserError
-from dataset import prepare
-from machine import choose_precision, prepare_machine, wait_for
+from dataset import BilingualDataset, Plan, prepare
+from machine import FIXED_SHAPES, choose_precision, prepare_machine, wait_for
+from smart_batching_dataset import shape_widths
 from train import Trainer, make_schedule
 
 ROUNDS, WORDS = 6, {"cpu": 6_000, "cuda": 50_000, "mps": 30_000}  # target tokens of each batching in a round, at least
@@ -47,6 +49,7 @@ def variants(config: Config) -> dict[str, Config]:
     }
     if graphs:
         found["uniform, 16 shapes as graphs"] = replace(config, batching="uniform", graphs=True)
+        found["dynamic, 16 shapes as graphs"] = replace(config, batching="dynamic", graphs=True)  # see rounded
     for strata in (2, 4):
         if budget % strata == 0 and config.accumulate == 1:
             parts = {"batch_size": budget // strata, "accumulate": strata, "graphs": graphs}
@@ -58,6 +61,16 @@ def variants(config: Config) -> dict[str, Config]:
     return found
 
 
+def rounded(plan: Plan, dataset: BilingualDataset, count: int) -> Plan:
+    """The same batches, padded to `count` widths, so that random ones can be recorded as graphs too, which train.py
+    does not do.
+    """
+    longest = np.maximum(plan.longest(dataset.source_lengths), plan.longest(dataset.target_lengths))
+    widths = shape_widths(longest, count)
+    rows = np.full(len(plan), np.diff(plan.starts).max())
+    return replace(plan, shapes=np.stack([rows, widths[np.searchsorted(widths, longest)]], axis=1))
+
+
 class Turn:
     """One way to make batches, with its trainer and what was measured."""
 
@@ -67,6 +80,8 @@ class Turn:
         self.trainer.schedule = make_schedule(config, self.trainer.optimizer, 10**9)
         self.trainer.model.train()
         self.plan = self.trainer.batches.plan(0)
+        if config.graphs and config.batching == "dynamic":
+            self.plan = rounded(self.plan, data.train, FIXED_SHAPES)
         self.next, self.speeds, self.data_share = 0, [], []
         for k in self.plan.one_of_each_shape() if config.graphs else ():  # which are recorded now and not in a round
             self.trainer.step([self.plan.batch(k, self.trainer.train_part)])

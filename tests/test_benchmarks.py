@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import distil
 import trainings
+from batching import rounded
 from book_lengths import drawn_lengths, join, tokens
 from conftest import Lengths, command, digit_pairs, run_all
 from corpora import write_jsonl
@@ -23,7 +24,7 @@ from trainings import Frozen, epoch_row, settings_of
 
 from config import UserError, preset
 from corpus import load_corpus, split_corpus
-from dataset import prepare
+from dataset import RandomBatches, prepare
 from decoding import Search
 from model import MultiHeadAttention, build_model, loss_sums
 from train import Trainer
@@ -86,6 +87,17 @@ def test_the_original_sampler_keeps_its_batches_and_puts_the_longest_last():
     for plan in plans:
         assert data.source_lengths[plan[len(plan) - 1]].min() >= np.sort(data.source_lengths)[-10]
         assert len(plan[len(plan) - 1]) == 330 % 32
+
+
+def test_random_batches_of_few_widths_are_the_same_and_lose_no_word():
+    lengths = 2 + np.random.default_rng(0).geometric(0.1, (2, 330))
+    data = Lengths(*lengths)
+    plan = RandomBatches(data, 32).plan(0)
+    found = rounded(plan, data, 4)
+    assert np.array_equal(found.order, plan.order)
+    assert len(np.unique(found.shapes, axis=0)) == 4
+    assert (found.shapes[:, 0] == 32).all()
+    assert all((lengths[:, plan[k]] <= found.shapes[k, 1]).all() for k in range(len(plan)))
 
 
 def test_variants_are_read_as_the_command_line_is():

@@ -109,16 +109,33 @@ def test_graphs_add_up_the_gradients_of_an_updates_batches(tiny, monkeypatch):
             torch.testing.assert_close(found[name], gradient, rtol=0.05, atol=2e-3)
 
 
-def test_graphs_learn_what_eager_layers_learn(tiny):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_graphs_learn_what_eager_layers_learn(tiny, precision):
     config = dataclasses.replace(tiny, dropout=0.0, shapes=2, batching="uniform", epochs=3)
     losses = []
     for graphs in (False, True):
-        trainer = trainer_on(CUDA, dataclasses.replace(config, graphs=graphs), "bf16")
+        trainer = trainer_on(CUDA, dataclasses.replace(config, graphs=graphs), precision)
         for epoch in range(config.epochs):
             trainer.train_epoch(trainer.batches.plan(epoch))
             losses.append(trainer.close_epoch()["train_loss"])
     assert losses[3:] == pytest.approx(losses[:3], rel=0.01)
     assert losses[2] < losses[0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_update_of_graphs_that_overflows_fp16_is_left_out_and_leaves_no_gradient(tiny, accumulate):
+    config = dataclasses.replace(tiny, graphs=True, shapes=2, batching="uniform", accumulate=accumulate, epochs=9)
+    trainer = trainer_on(CUDA, config, "fp16")
+    plan = trainer.batches.plan(0)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    for scale in (2.0**60, 128.0):
+        trainer.scaler = torch.amp.GradScaler("cuda", init_scale=scale)
+        trainer.scale = trainer.scaler.get_scale()
+        trainer.step([plan.batch(k, trainer.train_part) for k in range(accumulate)])
+        assert trainer.sums.skipped == 1
+        same = all(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
+        assert same == (scale > 128)
+        assert all(weight.isfinite().all() for weight in trainer.model.parameters())
 
 
 def test_recording_graphs_leaves_the_random_numbers_of_the_run_alone(tiny):

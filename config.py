@@ -84,7 +84,7 @@ class Config:
     name: str = setting("", "name of the run's folder; empty: preset, batching and time of day")
     log_every: int = setting(50, "updates between two readings of the loss; each reading waits for the GPU")
     checkpoint_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: only at the end of an epoch")
-    score_every: int = setting(1, "epochs between two translations of the held-out part, for BLEU and the other scores; its loss is taken after each epoch, its scores after the last in any case")
+    score_every: int = setting(1, "epochs between two translations of the held-out part, for BLEU and the other scores; its loss is taken after each epoch, its scores after the last and with best.pt in any case")
     samples: int = setting(5, "held-out sentences whose translations are printed and kept after each epoch that has scores")
 
 

@@ -307,7 +307,10 @@ def other_split(corpus: datasets.DatasetDict, config: Config, name: str) -> Corp
     """
     if name not in corpus:
         names = ", ".join(dict.fromkeys(["train", "validation", *corpus]))
-        raise UserError(f"The dataset {config.dataset!r} has no split {name!r}; there are: {names}.")
+        raise UserError(
+            f"The dataset {config.dataset!r} has no split {name!r}; there are: {names}. A file of pairs ends in "
+            f"{', '.join(FILE_READERS)}."
+        )
     part = survey(name, corpus[name], config)
     if part.report.kept == 0:
         raise UserError(f"Nothing of the split {name!r} is usable ({part.report}). Choose another.")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -92,6 +93,9 @@ def evaluate(translator, split: str, folder: Path) -> dict:
     start, language = time.perf_counter(), translator.config.target_language
     texts, pairs, known = translator.part(split)
     sources, references = zip(*texts, strict=True)
+    beam, length_penalty, _ = translator.search
+    files = folder / f"{Path(split).name}-{translator.checkpoint}-beam{beam}-penalty{length_penalty:g}"
+    _write_references(Path(f"{files}.references.txt"), references)  # first of all: if it cannot be, nothing was lost
     translations = translator(sources)
     smoothed, nll = mean_losses(translator.model, pairs, translator.config, contextlib.nullcontext())
     result = {
@@ -102,13 +106,21 @@ def evaluate(translator, split: str, folder: Path) -> dict:
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
         "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip
-    beam, length_penalty, _ = translator.search
-    files = folder / f"{Path(split).name}-{translator.checkpoint}-beam{beam}-penalty{length_penalty:g}"
-    for kind, lines in (("hypotheses", translations), ("references", references)):
-        text = "".join(one_line(line) + "\n" for line in lines)
-        Path(f"{files}.{kind}.txt").write_text(text, encoding="utf-8")
+    Path(f"{files}.hypotheses.txt").write_text(_lines(translations), encoding="utf-8")
     Path(f"{files}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return {**result, "files": f"{files}.*"}
+
+
+def _write_references(path: Path, references: Sequence[str]) -> None:
+    """Raises UserError where an evaluation on other sentences has this name already."""
+    text = _lines(references)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{path} is of an evaluation on other sentences. Move it away, or rename the file of pairs.")
+    path.write_text(text, encoding="utf-8")
+
+
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(one_line(text) + "\n" for text in texts)
 
 
 def one_line(text: str) -> str:

@@ -266,9 +266,14 @@ def note_resume(run: Path, config: Config, update: int) -> None:
 
 
 def _write_description(run: Path, description: dict) -> None:
-    part = run / "config.part"
-    part.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, run / "config.json")  # a full disk leaves the old one
+    _rewrite(run / "config.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """Writes a file anew so that a full disk leaves the old one."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def environment() -> dict:
@@ -349,8 +354,9 @@ class Record:
         self._scalars("epoch", row)
 
     def scored(self, row: dict, validation: dict) -> None:
-        """Puts a later validation into the row of an epoch that had no scores."""
-        row |= validation
+        """Puts the scores of a later validation into the row of an epoch that had none."""
+        row |= {name: value for name, value in validation.items() if not name.startswith("valid_")}
+        row["valid_seconds"] += validation["valid_seconds"]
         _write_lines(self.run / "metrics.jsonl", self.epochs)
 
     def average(self, row: dict) -> None:
@@ -376,7 +382,7 @@ class Record:
 
 
 def _write_lines(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    _rewrite(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _append(path: Path, text: str) -> None:

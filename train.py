@@ -319,10 +319,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def other_weights(self, weights: dict[str, torch.Tensor]):
-        """The model has these weights within, and afterwards its own again."""
+        """The model has these weights within, and afterwards its own again. Raises UserError where they do not fit."""
         own = {name: weight.clone() for name, weight in self.model.state_dict().items()}
-        self.model.load_state_dict(weights)
         try:
+            run_folder.load_weights(self.model, weights, self.run)
             yield
         finally:
             self.model.load_state_dict(own)
@@ -335,10 +335,14 @@ class Trainer:
         path = self.run / "best.pt"
         if "bleu" in row or not path.exists():
             return
-        best = run_folder.load_checkpoint(path)
-        if best["position"][0] == row["epoch"]:  # and not the average of a run that was finished before
-            with self.other_weights(best["model"]):
-                self.record.scored(row, self.validate())
+        try:
+            best = run_folder.load_checkpoint(path)
+            if best["position"][0] == row["epoch"]:  # and not the average of a run that was finished before
+                with self.other_weights(best["model"]):
+                    self.record.scored(row, self.validate())
+                self.save()  # with these scores, which are not to be made again
+        except UserError as error:  # all else of the run is whole
+            tqdm.write(f"note: {path} was not scored. {error}")
 
     def keep_average(self) -> None:
         """Validates the mean of the last epochs' weights and keeps it as the checkpoint `average`, and as `best` too
@@ -358,8 +362,10 @@ class Trainer:
     def validate(self, scored: bool = True) -> dict:
         """Losses over the whole held-out part and, if scored, the scores of its translations and a few of these.
 
-        Raises Stopped as soon as a signal comes.
+        Raises Stopped as soon as a signal comes, or where one has come.
         """
+        if self.stop_signal is not None:
+            raise Stopped
         start, self.validating = time.perf_counter(), True
         try:
             smoothed, nll = self.held_out_loss()

@@ -21,7 +21,7 @@ from tokenizers import Encoding
 
 import run_folder
 from config import MOST_THREADS, Parser, UserError
-from corpus import load_corpus, names_file, other_split, split_corpus
+from corpus import Corpus, load_corpus, names_file, other_split, split_corpus
 from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
 from evaluation import evaluate, one_line
@@ -42,7 +42,7 @@ class Translator:
         state = run_folder.load_checkpoint(run_folder.checkpoint_path(Path(run), checkpoint))
         self.config, self.tokenizers = state["config"], state["tokenizers"]
         self.checkpoint, self.search = checkpoint, search
-        self.corpus, self.sources = state["corpus"]["training"], state["sources"].numpy()  # what it was trained on
+        self.corpus, self.sources = state["corpus"], state["sources"].numpy()  # digests; what it was trained on
         sizes = [tokenizer.get_vocab_size() for tokenizer in self.tokenizers]
         self.model = build_model(self.config, *sizes, pad=PAD).to(prepare_machine(device, threads)).eval()
         run_folder.load_weights(self.model, state["model"], run)
@@ -107,7 +107,7 @@ class Translator:
     def move_corpus(self, dataset: str) -> None:
         """Has the run's corpus read from where it lies now. Raises UserError where another one lies there."""
         self.config = replace(self.config, dataset=dataset)
-        self.part("train")
+        self.part("validation")
 
     def part(self, split: str) -> tuple[list[tuple[str, str]], BilingualDataset, int]:
         """A part of the corpus that the run was trained on: all its pairs as text, as ids those that fit, and how many
@@ -117,24 +117,39 @@ class Translator:
         take. Raises UserError where there is none, or where the corpus has changed and a sentence held out now may have
         been trained on.
         """
-        own_file = names_file(split)
-        corpus = load_corpus(replace(self.config, dataset=split) if own_file else self.config)
-        options = (self.tokenizers, self.config.seq_len)
-        if split in ("train", "validation"):
-            part, validation = split_corpus(corpus, self.config)
-            pairs = encode_corpus(part, *options)
-            if pairs.digest() != self.corpus:
-                raise UserError(
-                    f"The training part of {self.config.dataset!r} is no longer the one that this run was trained on, "
-                    f"so that its {split} part would tell nothing. Put the old corpus back."
-                )
-            if split == "validation":
-                part, pairs = validation, encode_corpus(validation, *options)
+        if names_file(split):
+            part, pairs = self._own_file(split)
+        elif split in ("train", "validation"):
+            part, pairs = self._learnt_or_held_out(split)
         else:
-            part = other_split(corpus, self.config, "train" if own_file else split)
-            pairs = encode_corpus(part, *options)
+            part = other_split(load_corpus(self.config), self.config, split)
+            pairs = encode_corpus(part, self.tokenizers, self.config.seq_len)
         known = int(np.isin(part.fingerprints[part.usable], self.sources).sum())
         return [pair for sides in part.chunks() for pair in zip(*sides, strict=True)], pairs, known
+
+    def _learnt_or_held_out(self, split: str) -> tuple[Corpus, BilingualDataset]:
+        parts = dict(zip(("train", "validation"), split_corpus(load_corpus(self.config), self.config), strict=True))
+        options = (self.tokenizers, self.config.seq_len)
+        pairs = {name: encode_corpus(part, *options, keep_texts=name != "train") for name, part in parts.items()}
+        for name, digest in (("train", self.corpus["training"]), ("validation", self.corpus["validation"])):
+            if pairs[name].digest() != digest:
+                raise UserError(
+                    f"The {name} part of {self.config.dataset!r} is no longer the one that this run had, so that its "
+                    f"{split} part would tell nothing. Put the old corpus back."
+                )
+        return parts[split], pairs[split]
+
+    def _own_file(self, name: str) -> tuple[Corpus, BilingualDataset]:
+        config = replace(self.config, dataset=name)
+        try:
+            part = other_split(load_corpus(config), config, "train")
+            return part, encode_corpus(part, self.tokenizers, config.seq_len)
+        except UserError as error:
+            cause = str(error).partition(". ")[0].rstrip(".")
+            raise UserError(
+                f"{name} cannot be evaluated on. {cause}. A file of pairs has columns {config.source_language!r} and "
+                f"{config.target_language!r} and is such as train.py takes for its --dataset."
+            ) from error
 
 
 def cut(sentence: str, encoding: Encoding, most: int) -> Iterator[tuple[str, list[int]]]:
@@ -378,7 +393,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"picture: {args.attention}")
         elif args.sentence:
             if len(args.sentence) > 1 and not any(" " in sentence.strip() for sentence in args.sentence):
-                print("note: each word is translated alone; put a sentence in quotes", file=sys.stderr)
+                print("note: each is translated alone; words of one sentence belong in quotes", file=sys.stderr)
             show(translator, args.sentence)
         elif sys.stdin is None:
             raise UserError("Standard input must be open, unless a sentence is given.")

@@ -107,7 +107,7 @@ def main() -> None:
         raise UserError(f"{args.out} is there already. Choose another folder, or delete it.")
     search = Search(args.beam, args.length_penalty)
     runs = [Translator(run, args.checkpoint, threads=args.threads, search=search) for run in args.runs]
-    if len({run.corpus for run in runs}) > 1:
+    if len({run.corpus["training"] for run in runs}) > 1:
         raise UserError("The runs were not trained on the same sentences; give those of one corpus and one split.")
     translator = together(runs)
     config = translator.config

@@ -224,11 +224,12 @@ def refuse_others(rows: list[dict], config: Config, path: Path) -> None:
     for row in rows:
         named = {part.partition("=")[0].replace("-", "_") for part in row["variant"].split(",")}
         # A setting that is newer than the record has its default. The seed is here that of the split, which all share.
-        theirs = asdict(Config(**{**row["settings"], "seed": row.get("split_seed", 0)}))
+        theirs = asdict(Config(**{**row["settings"], "seed": row.get("split_seed", config.seed)}))
         ours = asdict(replace(config, **FIXED))
         if differ := [name for name in ours if ours[name] != theirs[name] and name not in named]:
+            what = "seed of the split" if differ[0] == "seed" else differ[0]
             raise UserError(
-                f"{path} holds {row['variant']!r}, seed {row['seed']}, with another {differ[0]} "
+                f"{path} holds {row['variant']!r}, seed {row['seed']}, with another {what} "
                 f"({theirs[differ[0]]!r} instead of {ours[differ[0]]!r}). Name another file."
             )
 

@@ -127,7 +127,7 @@ def test_a_comparison_goes_on_with_runs_of_the_same_settings_and_corpus_alone(ti
     other = asdict(replace(tiny, epochs=9, **trainings.FIXED))
     with pytest.raises(UserError, match=r"another epochs \(9 instead of 3\)"):
         compare_beside({"settings": other}, [0], tiny, out, monkeypatch)
-    with pytest.raises(UserError, match=r"another seed \(1 instead of 0\)"):  # of the split
+    with pytest.raises(UserError, match=r"another seed of the split \(1 instead of 0\)"):
         compare_beside({"split_seed": 1}, [0], tiny, out, monkeypatch)
     with pytest.raises(UserError, match="another version of"):
         compare_beside({"sources": "another corpus"}, [1], tiny, out, monkeypatch)

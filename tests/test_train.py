@@ -254,6 +254,30 @@ def test_translations_are_scored_every_so_many_epochs_and_after_the_last(tiny, c
     assert ["BLEU" in line for line in lines] == [False, True, False, True, True]
 
 
+def test_a_best_checkpoint_that_is_damaged_keeps_no_run_from_its_end(tiny, monkeypatch, capsys):
+    trainer = train.start(dataclasses.replace(tiny, score_every=3, average=1))
+    end_epoch = trainer.end_epoch
+
+    def damaged():
+        row = end_epoch()
+        trainer.record.epochs[0]["valid_nll"] = 0.0
+        (trainer.run / "best.pt").unlink()
+        (trainer.run / "best.pt").write_bytes(b"not a checkpoint")
+        return row
+
+    monkeypatch.setattr(trainer, "end_epoch", damaged)
+    assert trainer.train()
+    assert "was not scored" in capsys.readouterr().out
+    assert (trainer.run / "average.pt").exists()
+
+
+def test_a_signal_before_a_validation_is_not_passed_over(tiny):
+    trainer = trainer_for(tiny)
+    trainer.stop_signal = 2
+    with pytest.raises(train.Stopped):
+        trainer.validate()
+
+
 def test_the_best_epoch_is_scored_in_the_end_where_it_was_not_before(tiny, monkeypatch):
     trainer = train.start(dataclasses.replace(tiny, score_every=3))
     validate, losses, real = trainer.validate, iter([5.0, 1.0, 2.0, 1.0]), []  # three epochs, the second once more
@@ -266,7 +290,9 @@ def test_the_best_epoch_is_scored_in_the_end_where_it_was_not_before(tiny, monke
     assert trainer.train()
     rows = [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
     assert ["bleu" in row for row in rows] == [False, True, True]
-    assert rows[1] == trainer.record.epochs[1]
+    assert rows == trainer.record.epochs == torch.load(trainer.run / "last.pt", weights_only=True)["record"]["epochs"]
+    assert rows[1]["valid_nll"] == 1.0
+    assert rows[1]["valid_seconds"] == real[1]["valid_seconds"] + real[3]["valid_seconds"]
     assert rows[1]["samples"] == real[3]["samples"]
     assert real[3]["valid_nll"] == real[1]["valid_nll"] != real[2]["valid_nll"]  # by the weights of that epoch
     assert_same_weights(weights(trainer), torch.load(trainer.run / "last.pt", weights_only=True)["model"])

@@ -393,7 +393,7 @@ def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp
     translator = Translator(run)
     pairs = [("one two", "uno due"), ("one. " * 30, "uno. " * 30), ("three", "tre")]
     object.__setattr__(translator.config, "dataset", str(write_jsonl(tmp_path / "long.jsonl", pairs)))
-    translator.corpus = prepare(translator.config, translator.tokenizers).train.digest()
+    translator.corpus = prepare(translator.config, translator.tokenizers).digests
     texts, fitting, _ = translator.part("train")
     assert len(fitting) < len(texts)
     result = evaluation.evaluate(translator, "train", tmp_path)
@@ -434,7 +434,18 @@ def test_a_file_of_pairs_is_evaluated_on(run, tmp_path, monkeypatch, capsys):
     assert json.loads(Path(f"{files}.json").read_text())["known_sources"] == 3
     assert Path(f"{files}.references.txt").read_text().splitlines() == [*(target for _, target in learnt), "uno"]
     assert translate.main([str(run), "--evaluate", "none.tsv"]) == 2
-    assert "There is no file 'none.tsv'" in capsys.readouterr().err
+    assert "none.tsv cannot be evaluated on. There is no file" in capsys.readouterr().err
+    (tmp_path / "mine.tsv").write_text("en\tit\nanother one\tuno\n")
+    assert translate.main([str(run), "--evaluate", "mine.tsv", "--device", "cpu", "--threads", "1"]) == 2
+    assert "other sentences" in capsys.readouterr().err
+    assert json.loads(Path(f"{files}.json").read_text())["known_sources"] == 3
+
+
+def test_a_validation_split_that_is_another_is_not_evaluated_on(run):
+    translator = Translator(run, device="cpu")
+    translator.corpus = {**translator.corpus, "validation": "another"}
+    with pytest.raises(UserError, match=r"The validation part .* no longer the one"):
+        translator.part("validation")
 
 
 def test_words_without_quotes_are_said_to_be_translated_alone(run, capsys):

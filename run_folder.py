@@ -113,9 +113,13 @@ def checkpoint_path(run: Path, name: str) -> Path:
         raise UserError(f"There is no run folder {run}. See `ls runs` for those there are.")
     if not path.exists():
         there = ", ".join(sorted(other.name for other in run.glob("*.pt")))
-        hint = " average.pt is made where a run was given --average." if name == "average" and there else ""
-        hint = hint if there else " Reference runs come without: train first, by the command in their config.json."
-        raise UserError(f"The run {run} has no checkpoint {path.name}; it has: {there or 'none'}.{hint}")
+        if not there:
+            raise UserError(
+                f"The run {run} has no checkpoint yet. Wait for its first one, or, since reference runs are kept "
+                "without, train a run by the command in its config.json."
+            )
+        hint = " average.pt is made where a run was given --average." if name == "average" else ""
+        raise UserError(f"The run {run} has no checkpoint {path.name}; it has: {there}.{hint}")
     return path
 
 

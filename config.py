@@ -75,7 +75,7 @@ class Config:
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
     precision: str = setting("auto", "auto: on CUDA bf16, or fp16 with GradScaler where the card has no bf16; fp32 on MPS; on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
     graphs: bool = setting(False, "on CUDA, record the layers' kernels for each shape of batch and replay them, so that the card does not wait for the CPU; seconds at first, and gradients of their own for each shape; not for dynamic batches")
-    compile: bool = setting(False, "compile the layers for each shape of batch, on CUDA into graphs; minutes at first; not for dynamic batches")
+    compile: bool = setting(False, "compile layers and loss, once for all shapes of batch; a minute at first; on CUDA fastest with --graphs besides")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
     seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")
 
@@ -193,15 +193,10 @@ def _check_combinations(config: Config) -> None:
         )
     if config.shapes and config.batching != "uniform":
         raise UserError(f"shapes is {config.shapes}, but only uniform batches keep to given shapes; set it to 0.")
-    for name, done in (("compile", "compiled"), ("graphs", "recorded")):
-        if getattr(config, name) and config.batching == "dynamic":
-            raise UserError(
-                f"{name} is on, but dynamic batches have a new length each, and each would be {done} anew; "
-                f"take --batching uniform, which keeps to a few shapes, or --no-{name}."
-            )
-    if config.graphs and config.compile:
+    if config.graphs and config.batching == "dynamic":
         raise UserError(
-            "graphs and compile are both on, but compile makes graphs of its own; add --no-graphs or --no-compile."
+            "graphs is on, but dynamic batches have a new length each, and each would be recorded anew; "
+            "take --batching uniform, which keeps to a few shapes, or --no-graphs."
         )
     if config.average > config.epochs:
         raise UserError(

@@ -1,10 +1,13 @@
 """What the code runs on: the device, the precision of its arithmetic, and what makes it fast."""
 
 import contextlib
+import copy
 import ctypes
+import itertools
 import math
 import os
 import time
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +15,7 @@ from config import Config, UserError
 
 # Has PyTorch ask the system for pages of 2 MB instead of 4 KB. It looks once, when the first tensor is made.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-FIXED_SHAPES = 16  # pads 16 % on lengths like opus_books', and each takes its time to compile or record
+FIXED_SHAPES = 16  # pads 16 % on lengths like opus_books', and each takes its time to record
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -101,73 +104,107 @@ def _keep_freed_memory() -> None:
         libc.mallopt(mmap_max, 0)
 
 
-def compile_states(config: Config, model: torch.nn.Module, device: torch.device):
-    """model.states, compiled once for each shape of batch; on CUDA replayed as graphs, without Python between kernels.
-
-    Projection and loss stay as they are: they take the real positions, of which each batch has another number.
+def compiled_states(model: torch.nn.Module):
+    """model.states with compiled layers: one encoder and one decoder layer, when they come for the first time, for all
+    layers and shapes of batch. They are those of a copy that shares all tensors: the model itself, which validation
+    uses in other ways, stays as it is.
     """
-    # Several trainers may share a process; past the limit all is eager.
-    shapes = 4 * max(config.shapes, FIXED_SHAPES)
-    for limit in ("recompile_limit", "accumulated_recompile_limit"):
-        setattr(torch._dynamo.config, limit, max(shapes, getattr(torch._dynamo.config, limit)))
-    # Gradients lie in a graph's own memory until its next replay, too short a time to add up those of several batches;
-    # Trainer's remedy for Graphs has not been tried here.
-    graphs = device.type == "cuda" and config.accumulate == 1
-    return torch.compile(model.states, dynamic=False, mode="reduce-overhead" if graphs else None)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    for layer in (*twin.encoder, *twin.decoder):
+        layer.compile(dynamic=True)
+    return twin.train().states
 
 
-class States(torch.nn.Module):
-    """model.states as a module of its own, which is what PyTorch records."""
+@dataclass
+class Recording:
+    """The kernels of a function of (source, target), forward and backward, for one shape of batch, as CUDA graphs: they
+    read ids and the gradient of the states where these tensors lie, and write states and the weights' gradients.
+    """
 
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return self.model.states(source, target)
+    source: torch.Tensor
+    target: torch.Tensor
+    states: torch.Tensor
+    gradient: torch.Tensor  # of the states
+    weights: list[torch.nn.Parameter]
+    gradients: list[torch.Tensor]  # of the weights
+    forward: torch.cuda.CUDAGraph
+    backward: torch.cuda.CUDAGraph
 
 
 class Graphs:
-    """model.states in training, on CUDA: when a shape of batch comes for the first time its kernels, forward and
-    backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
+    """A model's states in training, on CUDA: when a shape of batch comes for the first time, its kernels are recorded;
+    from then on they are replayed, without Python and launches between them.
 
     Every shape keeps gradients of its own: 4 bytes a weight, however small the batch.
     """
 
-    def __init__(self, model: torch.nn.Module):
-        self.model, self.recorded = model, {}
+    def __init__(self, states, model: torch.nn.Module):
+        self.states, self.model, self.recorded = states, model, {}
         self.memory = torch.cuda.graph_pool_handle()  # shared: no two shapes are under way at once
+        self.differentiable = torch.zeros((), requires_grad=True)  # Replay has no other input that is
 
     def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         shapes = (source.shape, target.shape)
         if shapes not in self.recorded:
-            self.recorded[shapes] = self.record(source, target)
-        return self.recorded[shapes](source, target)
-
-    def record(self, source: torch.Tensor, target: torch.Tensor):
-        # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
-        half = torch.autocast(
-            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
-        )
-        # What was recorded belongs to the stream of its recording, and autograd waits for it at every update, as it
-        # should; PyTorch would warn of that.
-        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-        states = States(self.model)
-        # Recording draws dropout a few times; the run is to go on as if it had not.
-        with half, torch.random.fork_rng([self.model.device]):
-            torch.cuda.make_graphed_callables(
-                states,
-                (source.clone(), target.clone()),  # each replay's ids are written there
-                allow_unused_input=True,  # the projection
-                pool=self.memory,
+            # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
+            half = torch.autocast(
+                "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
             )
-        return states.__dict__.pop("forward")  # alone: with its module it is a cycle, which keeps the card's memory
+            # Recording draws dropout a few times; the run is to go on as if it had not.
+            with half, torch.enable_grad(), torch.random.fork_rng([self.model.device]):
+                self.recorded[shapes] = self.record(source.clone(), target.clone())
+        return Replay.apply(self.differentiable, self.recorded[shapes], source, target)
+
+    def record(self, source: torch.Tensor, target: torch.Tensor) -> Recording:
+        weights = list(self.model.parameters())
+        torch.cuda.synchronize()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            for _ in range(3):  # libraries choose their kernels, and layers are compiled, before anything is recorded
+                states = self.states(source, target)
+                gradients = torch.autograd.grad(states, weights, torch.zeros_like(states), allow_unused=True)
+        torch.cuda.synchronize()
+        used = [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
+        del states, gradients
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(forward, pool=self.memory):
+            states = self.states(source, target)
+        gradient = torch.empty_like(states)
+        with torch.cuda.graph(backward, pool=self.memory):
+            gradients = [g.contiguous() for g in torch.autograd.grad(states, used, gradient)]
+        return Recording(source, target, states.detach(), gradient, used, gradients, forward, backward)
+
+
+class Replay(torch.autograd.Function):
+    """A recording as a function that autograd knows. It gives the weights their gradients itself: by autograd's way,
+    each of some 200 would make the card's streams wait for one another.
+    """
+
+    @staticmethod
+    def forward(ctx, _, recording: Recording, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        ctx.recording = recording
+        recording.source.copy_(source)
+        recording.target.copy_(target)
+        recording.forward.replay()
+        return recording.states.detach()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        recording = ctx.recording
+        recording.gradient.copy_(gradient)
+        recording.backward.replay()
+        earlier = []  # of other batches of the update, or of the projection where it shares a matrix
+        for weight, new in zip(recording.weights, recording.gradients, strict=True):
+            if weight.grad is None:
+                weight.grad = new
+            else:
+                earlier.append((weight.grad, new))
+        if earlier:
+            torch._foreach_add_(*zip(*earlier, strict=True))
+        return None, None, None, None
 
 
 def training_states(config: Config, model: torch.nn.Module, device: torch.device):
     """model.states, in the form that is fastest by the settings. Validation has shapes of its own and goes without."""
-    if config.compile:
-        return compile_states(config, model, device)
-    if config.graphs and device.type == "cuda":
-        return Graphs(model)
-    return model.states
+    states = compiled_states(model) if config.compile else model.states
+    return Graphs(states, model) if config.graphs and device.type == "cuda" else states

@@ -54,6 +54,14 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
+def linear_filled_up(x: Tensor, weight: Tensor, multiple: int = 8) -> Tensor:
+    """x (..., D) times the transposed weight (V, D), with V filled up to a multiple on the way: a GPU has fast kernels
+    for rows of whole 16 bytes alone, and a vocabulary has any number of words (benchmarks/README.md).
+    """
+    filled = F.pad(weight, (0, 0, 0, -len(weight) % multiple))
+    return F.linear(x, filled)[..., : len(weight)]
+
+
 def _autocasts_to_bf16_on_cpu(x: Tensor) -> bool:
     on = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
     return on and torch.get_autocast_dtype("cpu") == torch.bfloat16
@@ -283,7 +291,7 @@ class Transformer(nn.Module):
         """
         if positions is not None:
             states = states.flatten(0, 1).index_select(0, positions)  # (N, D)
-        return self.projection(states)
+        return linear_filled_up(states, self.projection.weight) if states.is_cuda else self.projection(states)
 
     def forward(self, source: Tensor, target: Tensor, positions: Tensor | None = None) -> Tensor:
         """Logits of source (B, S) and target (B, T) ids: `states` and `logits` in one."""
@@ -335,6 +343,15 @@ def loss_sums(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor,
     label_smoothing and reduction="sum"; the second carries no gradient.
     """
     return _LossSums.apply(logits, labels, smoothing)
+
+
+def loss_formula(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """loss_sums as it would be written down, for a compiler, which makes two passes over the logits of it."""
+    words = logits.shape[1]
+    log_p = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    right = labels[:, None] == torch.arange(words, device=logits.device)
+    nll = -torch.where(right, log_p, 0.0).sum()
+    return (1 - smoothing) * nll - smoothing / words * log_p.sum(), nll.detach()
 
 
 class _LossSums(torch.autograd.Function):

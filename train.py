@@ -26,7 +26,7 @@ from machine import (
     training_states,
     wide_dtype,
 )
-from model import build_model, label_smoothing_floor, loss_sums
+from model import build_model, label_smoothing_floor, loss_formula, loss_sums
 from smart_batching_dataset import UniformBatches
 from tokenizer import PAD
 
@@ -39,7 +39,7 @@ MAY_CHANGE = ("dataset", "device", "threads")  # where a run goes on; another co
 def make_batches(config: Config, dataset):
     """The planner of the batching that the settings name."""
     if config.batching == "uniform":
-        shapes = config.shapes or (FIXED_SHAPES if config.compile or config.graphs else 0)
+        shapes = config.shapes or (FIXED_SHAPES if config.graphs else 0)
         return UniformBatches(
             dataset, config.batch_size, config.seed, config.batch_by, config.pool_size, shapes, config.accumulate
         )
@@ -95,6 +95,7 @@ class Trainer:
         self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
         self.hidden_states = training_states(config, self.model, device)
+        self.loss = torch.compile(loss_formula, dynamic=True) if config.compile else loss_sums
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
         self.batches = make_batches(config, data.train)
         self.total = sum(math.ceil(len(self.batches.plan(e)) / config.accumulate) for e in range(config.epochs))
@@ -182,7 +183,7 @@ class Trainer:
         """Smoothed and plain loss of a batch on the device, summed over its words."""
         with self.autocast():
             logits = self.model.logits(self.hidden_states(batch.source, batch.target), batch.positions)
-        return loss_sums(logits, batch.labels, self.config.label_smoothing)
+        return self.loss(logits, batch.labels, self.config.label_smoothing)
 
     def step(self, group: list) -> torch.Tensor:
         """One update from a group of batches, as if they were one. Returns the gradient norm, on the device."""

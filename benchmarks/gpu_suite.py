@@ -1,17 +1,17 @@
 """What needs a GPU, in one command, most important first, as much of it as fits into some minutes.
 
     python benchmarks/gpu_suite.py --out DIR --dataset joined.parquet
-    python benchmarks/gpu_suite.py --out DIR --only steps-bf16-compiled uniform-compiled …    # some of its stages
+    python benchmarks/gpu_suite.py --out DIR --only steps-bf16 uniform-compiled …    # some of its stages
     python benchmarks/gpu_suite.py --out DIR --tiny     # the same stages on a CPU, in fp32, within minutes: no results
 
 The stages, each a process of its own: an update taken apart, without and with CUDA graphs; the CUDA tests; 18 epochs
-of the base model with uniform batches as graphs; batchings side by side; 18 epochs with dynamic padding, which the time
-may not be enough for; 18 with updates of two and of four lengths, and with Lion; what takes minutes to compile; fp16.
-What was left out wants calls of its own, by --only. A stage that runs past its own limit or past --minutes is ended,
-said so in suite.md, and what it had written stays. DIR then holds JSON, Markdown and pictures, and no weights; a run
-saves checkpoints into it on the way, which a folder in memory (/dev/shm) takes fastest. The dataset is any that
-train.py takes; benchmarks/book_lengths.py joins one with lengths like those of opus_books, with which the card's
-figures are to be made.
+of the base model with uniform batches as graphs, and with compiled layers besides, of 128 and of 192 sentences;
+batchings side by side; 18 epochs with dynamic padding, which the time may not be enough for; 18 with updates of two and
+of four lengths, and with Lion; fp16. What was left out wants calls of its own, by --only. A stage that runs past its
+own limit or past --minutes is ended, said so in suite.md, and what it had written stays. DIR then holds JSON, Markdown
+and pictures, and no weights; a run saves checkpoints into it on the way, which a folder in memory (/dev/shm) takes
+fastest. The dataset is any that train.py takes; benchmarks/book_lengths.py joins one with lengths like those of
+opus_books, with which the card's figures are to be made.
 """
 
 import argparse
@@ -37,13 +37,14 @@ BASE = ["--preset", "fast", "--no-graphs", "--held-out", "0.01"]  # a later --gr
 TINY = ["--preset", "demo", "--d-model", "32", "--heads", "2", "--d-ff", "64", "--layers", "1", "--epochs", "2",
         "--device", "cpu", "--threads", "1"]  # fmt: skip
 LION = ["--optimizer", "lion", "--max-lr", "2e-4", "--beta2", "0.99", "--weight-decay", "1"]  # instead of AdamW at 7e-4
+OF_192 = ["--batch-size", "192", "--max-lr", "9e-4"]
 SHORTEST = 15  # seconds: less time left is not worth starting a stage for
 
 
 def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[str]]]:
     """What to run, most important first: name to the most seconds it may take and the arguments of Python."""
     train = ["train.py", *data, "--runs-dir", str(out / "runs"), "--log-every", "100", "--checkpoint-minutes", "0"]
-    compiled = ["--compile", "--shapes", "2" if tiny else "8"]  # each shape takes half a minute to compile
+    compiled = ["--graphs", "--compile"]
     tests = ["-m", "pytest", "-v", "-n0", "--durations=0", "tests/test_gpu.py"]
     half = "fp32" if tiny else "bf16"  # which a CPU may only emulate, a hundred times as slowly
     bf16, fp16 = ([*data, "--precision", precision] for precision in (half, "fp16"))
@@ -60,17 +61,17 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "steps-bf16-graphs": (60, ["benchmarks/steps.py", *bf16, "--graphs"]),
         "tests": (60, [*tests, "-k", "not compile"]),
         "uniform": (180, run("uniform", "uniform", "--graphs")),
+        "uniform-compiled": (180, run("uniform-compiled", "uniform", *compiled)),
+        "steps-bf16-compiled": (90, ["benchmarks/steps.py", *bf16, *compiled]),
+        "uniform-192-compiled": (120, run("uniform-192-compiled", "uniform", *compiled, *OF_192)),
         "batching-bf16": (120, ["benchmarks/batching.py", *bf16, "--graphs"]),
         "dynamic": (300, run("dynamic", "dynamic")),
-        "uniform-2-strata": (300, run("uniform-2-strata", "uniform", "--graphs", *strata(2))),
-        "uniform-4-strata": (400, run("uniform-4-strata", "uniform", "--graphs", *strata(4))),
-        "uniform-lion": (180, run("uniform-lion", "uniform", "--graphs", *LION)),
+        "uniform-2-strata": (300, run("uniform-2-strata", "uniform", *compiled, *strata(2))),
+        "uniform-4-strata": (400, run("uniform-4-strata", "uniform", *compiled, *strata(4))),
+        "uniform-lion": (180, run("uniform-lion", "uniform", *compiled, *LION)),
         "tests-compiled": (150, [*tests, "-k", "compile"]),
-        "steps-bf16-compiled": (400, ["benchmarks/steps.py", *bf16, *compiled]),
-        "uniform-compiled": (500, run("uniform-compiled", "uniform", *compiled)),
-        "steps-fp16": (60, ["benchmarks/steps.py", *fp16]),
+        "steps-fp16": (60, ["benchmarks/steps.py", *fp16, *compiled]),
         "batching-fp16": (120, ["benchmarks/batching.py", *fp16, "--graphs"]),
-        "steps-fp16-compiled": (400, ["benchmarks/steps.py", *fp16, *compiled]),
     }
     return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}
 

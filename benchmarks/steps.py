@@ -3,9 +3,10 @@
     python benchmarks/steps.py --dataset ../shared/data/bible --threads 1 --precision bf16
 
 takes the flags of train.py. Rounds of whole updates alternate with products of large matrices, whose best speed in the
-same precision is the peak. Useful operations are those of real words alone: padding, and keys that the causal mask
-hides, do not count. Model FLOP/s utilisation (MFU) is their speed over the peak. In rounds of their own, the phases of
-an update are timed one by one, which on a GPU makes them wait for each other.
+same precision is the peak; the same updates with batches made beforehand show what making them costs. Useful
+operations are those of real words alone: padding, and keys that the causal mask hides, do not count. Model FLOP/s
+utilisation (MFU) is their speed over the peak. In rounds of their own, the phases of an update are timed one by one,
+which on a GPU makes them wait for each other.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from dataset import prepare
 from machine import DTYPES, choose_precision, matrix_gflops, prepare_machine, wait_for
 from train import Trainer
 
-ROUNDS, UPDATES = 5, 6
+ROUNDS, UPDATES = 5, {"cpu": 6, "cuda": 60, "mps": 6}
 PEAK_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048,)}
 
 
@@ -101,30 +102,35 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer = Trainer(config, data, device, precision, Path(folder))
         trainer.model.train()
         plan = trainer.batches.plan(0)
-        size = config.accumulate
+        size, count = config.accumulate, UPDATES[device.type]
         drawn = np.random.default_rng(0).permutation(len(plan) // size)[:, None] * size + np.arange(size)  # updates
-        prepared = config.compile or config.graphs
-        if prepared:
+        if config.graphs:
             warm = plan.one_of_each_shape()
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
-            warm = drawn[: UPDATES if device.type == "cpu" else ROUNDS * UPDATES].flatten().tolist()
+            warm = drawn[: count if device.type == "cpu" else ROUNDS * count].flatten().tolist()
         # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
-        for _ in range(3 if prepared else 2):
+        for _ in range(3 if config.graphs else 2):
             updates(trainer, plan, warm, plan.batch)
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):
-            batches = np.resize(np.roll(drawn, -number * UPDATES, axis=0), UPDATES * size).tolist()
+            batches = np.resize(np.roll(drawn, -number * count, axis=0), count * size).tolist()
             peak = peak_gflops(device, precision)
-            plain.append(round_row(trainer, plan, batches, peak, updates(trainer, plan, batches, plan.batch)))
+            ready = {b: plan.batch(b, trainer.train_part) for b in batches}
+            seconds = [
+                updates(trainer, plan, batches, make) for make in (plan.batch, lambda b, _, ready=ready: ready[b])
+            ]
+            plain.append(round_row(trainer, plan, batches, peak, *seconds))
             with phases.of(trainer):
                 make = phases.timed("data", plan.batch)
                 phases.seconds["whole"] += updates(trainer, plan, batches, make)
         # The first log starts TensorBoard's writer.
-        phases.seconds["logging"] = [logging_seconds(trainer) for _ in range(2)][1] * ROUNDS * UPDATES
+        phases.seconds["logging"] = [logging_seconds(trainer) for _ in range(2)][1] * ROUNDS * count
     return summary(config, trainer, plan, plain, phases, precision)
 
 
-def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: float) -> dict:
+def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: float, without_making: float) -> dict:
+    """without_making: seconds that the same updates take when their batches are made beforehand."""
+    count = len(batches) // trainer.config.accumulate
     pairs = np.concatenate([plan[k] for k in batches])
     sources, targets = trainer.data.train.source_lengths[pairs], trainer.data.train.target_lengths[pairs] - 1
     gflops = training_flops(trainer.config, trainer.data.vocabulary_sizes[1], sources, targets) / seconds / 1e9
@@ -133,8 +139,9 @@ def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: 
         "useful_gflops": gflops,
         "mfu": gflops / peak,
         "tokens_per_second": int(targets.sum()) / seconds,
-        "tokens": int(targets.sum()) / UPDATES,
-        "ms": 1e3 * seconds / UPDATES,
+        "tokens": int(targets.sum()) / count,
+        "ms": 1e3 * seconds / count,
+        "batches": 1 - without_making / seconds,
     }
 
 
@@ -142,8 +149,8 @@ def summary(config: Config, trainer: Trainer, plan, rounds: list[dict], phases: 
     whole = phases.seconds.pop("whole") + phases.seconds["logging"]
     shares = {name: seconds / whole for name, seconds in phases.seconds.items()}
     shares["the rest"] = 1 - sum(shares.values())
-    how = ", compiled" if config.compile else ", graphs" if config.graphs else ""
-    keys = ("mfu", "tokens_per_second", "ms", "useful_gflops", "peak_gflops", "tokens")
+    how = (", compiled" if config.compile else "") + (", graphs" if config.graphs else "")
+    keys = ("mfu", "tokens_per_second", "ms", "batches", "useful_gflops", "peak_gflops", "tokens")
     return {
         "name": f"{config.batching}, {precision}{how}",
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -154,12 +161,12 @@ def summary(config: Config, trainer: Trainer, plan, rounds: list[dict], phases: 
 
 
 def tables(rows: list[dict]) -> str:
-    head = ["batches", "parameters", "padding", "target words an update", "ms an update", "target words/s",
-            "useful GFLOP/s", "peak GFLOP/s", "MFU"]  # fmt: skip
+    head = ["batches", "parameters", "padding", "target words an update", "ms an update", "of them for batches",
+            "target words/s", "useful GFLOP/s", "peak GFLOP/s", "MFU"]  # fmt: skip
     lines = [
         [r["name"], f"{r['parameters'] / 1e6:.1f} M", f"{r['padding']:.1%}", f"{r['tokens']['median']:,.0f}",
-         shown(r["ms"], ",.1f"), shown(r["tokens_per_second"], ",.0f"), shown(r["useful_gflops"], ",.0f"),
-         shown(r["peak_gflops"], ",.0f"), shown(r["mfu"], ".0%")]
+         shown(r["ms"], ",.1f"), shown(r["batches"], ".1%"), shown(r["tokens_per_second"], ",.0f"),
+         shown(r["useful_gflops"], ",.0f"), shown(r["peak_gflops"], ",.0f"), shown(r["mfu"], ".0%")]
         for r in rows
     ]  # fmt: skip
     phases = list(rows[0]["shares"])
@@ -173,7 +180,7 @@ def main() -> None:
     device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(config.precision, device)
     rows = [measure(config, prepare(config), device, precision)]
-    write("steps", {"rows": rows}, tables(rows), f"{ROUNDS} rounds of {UPDATES} updates, median (range)")
+    write("steps", {"rows": rows}, tables(rows), f"{ROUNDS} rounds of {UPDATES[device.type]} updates, median (range)")
 
 
 if __name__ == "__main__":

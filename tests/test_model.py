@@ -13,6 +13,8 @@ from model import (
     Transformer,
     causal_mask,
     label_smoothing_floor,
+    linear_filled_up,
+    loss_formula,
     loss_sums,
     padding_mask,
     sinusoids,
@@ -274,19 +276,32 @@ def test_attention_weights_show_masks_and_leave_the_model_as_it_was():
     assert all(m.weights is None for m in model.modules() if isinstance(m, MultiHeadAttention))
 
 
+@pytest.mark.parametrize("words", [59, 64, 65])
+def test_a_product_of_a_matrix_that_is_filled_up_is_that_of_the_matrix(words):
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 16, requires_grad=True), torch.randn(words, 16, requires_grad=True)
+    coefficients = torch.randn(5, words)
+    expected, found = F.linear(x, weight), linear_filled_up(x, weight)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(y, (x, weight), coefficients) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # --- The loss -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("loss", [loss_sums, loss_formula])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_loss_and_its_gradient_equal_pytorchs(smoothing, dtype):
+def test_the_loss_and_its_gradient_equal_pytorchs(loss, smoothing, dtype):
     torch.manual_seed(0)
     words = 70_001  # more than one chunk of rows
     logits = (3 * torch.randn(40, words)).to(dtype).requires_grad_()
     labels = torch.randint(0, words, (40,))
     theirs = logits.detach().clone().float().requires_grad_()  # ours are overwritten
     expected = F.cross_entropy(theirs, labels, label_smoothing=smoothing, reduction="sum")
-    smoothed, plain = loss_sums(logits, labels, smoothing)
+    smoothed, plain = loss(logits, labels, smoothing)
+    assert not plain.requires_grad
     torch.testing.assert_close(smoothed, expected, rtol=1e-5, atol=1e-3)
     torch.testing.assert_close(plain, F.cross_entropy(theirs, labels, reduction="sum"), rtol=1e-5, atol=1e-3)
     factor = 1000.0  # as a GradScaler has it
@@ -296,11 +311,12 @@ def test_the_loss_and_its_gradient_equal_pytorchs(smoothing, dtype):
     torch.testing.assert_close(logits.grad.float(), theirs.grad, rtol=tolerance, atol=1e-5)
 
 
-def test_extreme_logits_give_a_finite_loss():
+@pytest.mark.parametrize("loss", [loss_sums, loss_formula])
+def test_extreme_logits_give_a_finite_loss(loss):
     logits = torch.tensor([[1e4, 0.0, -1e4], [-1e4, 1e4, 0.0]], requires_grad=True)
-    loss, _ = loss_sums(logits, torch.tensor([2, 0]), 0.1)
-    loss.backward()
-    assert loss.isfinite()
+    smoothed, _ = loss(logits, torch.tensor([2, 0]), 0.1)
+    smoothed.backward()
+    assert smoothed.isfinite()
     assert logits.grad.isfinite().all()
 
 

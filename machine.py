@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import time
-from dataclasses import dataclass
 
 import torch
 
@@ -116,25 +115,20 @@ def compiled_states(model: torch.nn.Module):
     return twin.train().states
 
 
-@dataclass
-class Recording:
-    """The kernels of a function of (source, target), forward and backward, for one shape of batch, as CUDA graphs: they
-    read ids and the gradient of the states where these tensors lie, and write states and the weights' gradients.
-    """
+class States(torch.nn.Module):
+    """A function of (source, target) as a module with the model's weights, which is what PyTorch records."""
 
-    source: torch.Tensor
-    target: torch.Tensor
-    states: torch.Tensor
-    gradient: torch.Tensor  # of the states
-    weights: list[torch.nn.Parameter]
-    gradients: list[torch.Tensor]  # of the weights
-    forward: torch.cuda.CUDAGraph
-    backward: torch.cuda.CUDAGraph
+    def __init__(self, states, model: torch.nn.Module):
+        super().__init__()
+        self.states, self.model = states, model
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.states(source, target)
 
 
 class Graphs:
-    """A model's states in training, on CUDA: when a shape of batch comes for the first time, its kernels are recorded;
-    from then on they are replayed, without Python and launches between them.
+    """A model's states in training, on CUDA: when a shape of batch comes for the first time, its kernels, forward and
+    backward, are recorded as CUDA graphs; from then on they are replayed, without Python and launches between them.
 
     Every shape keeps gradients of its own: 4 bytes a weight, however small the batch.
     """
@@ -142,66 +136,31 @@ class Graphs:
     def __init__(self, states, model: torch.nn.Module):
         self.states, self.model, self.recorded = states, model, {}
         self.memory = torch.cuda.graph_pool_handle()  # shared: no two shapes are under way at once
-        self.differentiable = torch.zeros((), requires_grad=True)  # Replay has no other input that is
 
     def __call__(self, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         shapes = (source.shape, target.shape)
         if shapes not in self.recorded:
-            # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
-            half = torch.autocast(
-                "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+            self.recorded[shapes] = self.record(source, target)
+        return self.recorded[shapes](source, target)
+
+    def record(self, source: torch.Tensor, target: torch.Tensor):
+        # Weights in half precision, kept from one call to the next, would be recorded as if they never changed.
+        half = torch.autocast(
+            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
+        )
+        # What was recorded belongs to the stream of its recording, and autograd waits for it at every update, as it
+        # should; PyTorch would warn of that.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+        states = States(self.states, self.model)
+        # Recording draws dropout a few times; the run is to go on as if it had not.
+        with half, torch.random.fork_rng([self.model.device]):
+            torch.cuda.make_graphed_callables(
+                states,
+                (source.clone(), target.clone()),  # each replay's ids are written there
+                allow_unused_input=True,  # the projection
+                pool=self.memory,
             )
-            # Recording draws dropout a few times; the run is to go on as if it had not.
-            with half, torch.enable_grad(), torch.random.fork_rng([self.model.device]):
-                self.recorded[shapes] = self.record(source.clone(), target.clone())
-        return Replay.apply(self.differentiable, self.recorded[shapes], source, target)
-
-    def record(self, source: torch.Tensor, target: torch.Tensor) -> Recording:
-        weights = list(self.model.parameters())
-        torch.cuda.synchronize()
-        with torch.cuda.stream(torch.cuda.Stream()):
-            for _ in range(3):  # libraries choose their kernels, and layers are compiled, before anything is recorded
-                states = self.states(source, target)
-                gradients = torch.autograd.grad(states, weights, torch.zeros_like(states), allow_unused=True)
-        torch.cuda.synchronize()
-        used = [weight for weight, gradient in zip(weights, gradients, strict=True) if gradient is not None]
-        del states, gradients
-        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(forward, pool=self.memory):
-            states = self.states(source, target)
-        gradient = torch.empty_like(states)
-        with torch.cuda.graph(backward, pool=self.memory):
-            gradients = [g.contiguous() for g in torch.autograd.grad(states, used, gradient)]
-        return Recording(source, target, states.detach(), gradient, used, gradients, forward, backward)
-
-
-class Replay(torch.autograd.Function):
-    """A recording as a function that autograd knows. It gives the weights their gradients itself: by autograd's way,
-    each of some 200 would make the card's streams wait for one another.
-    """
-
-    @staticmethod
-    def forward(ctx, _, recording: Recording, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        ctx.recording = recording
-        recording.source.copy_(source)
-        recording.target.copy_(target)
-        recording.forward.replay()
-        return recording.states.detach()
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        recording = ctx.recording
-        recording.gradient.copy_(gradient)
-        recording.backward.replay()
-        earlier = []  # of other batches of the update, or of the projection where it shares a matrix
-        for weight, new in zip(recording.weights, recording.gradients, strict=True):
-            if weight.grad is None:
-                weight.grad = new
-            else:
-                earlier.append((weight.grad, new))
-        if earlier:
-            torch._foreach_add_(*zip(*earlier, strict=True))
-        return None, None, None, None
+        return states.__dict__.pop("forward")  # alone: with its module it is a cycle, which keeps the card's memory
 
 
 def training_states(config: Config, model: torch.nn.Module, device: torch.device):

@@ -295,8 +295,8 @@ def contestants(config: Config, data, device: torch.device, precision: str) -> l
     return found
 
 
-def measure(config: Config) -> tuple[list[dict], str]:
-    """One row a contestant, and the precision they had."""
+def measure(config: Config) -> None:
+    """Writes a table with a row a contestant, anew after every round."""
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # Seq2SeqTrainer would share a batch out among all cards
     device = prepare_machine(config.device, config.threads)
     precision, _ = choose_precision(config.precision, device)
@@ -306,11 +306,12 @@ def measure(config: Config) -> tuple[list[dict], str]:
         print(f"{c.name}: {count(c.model):,} parameters")
     for c in tqdm(found, desc="warming up"):
         c.round()
-    for _ in tqdm(range(ROUNDS), desc="rounds"):
+    for number in tqdm(range(1, ROUNDS + 1), desc="rounds"):
         for c in found:
             c.speeds.append(c.round())
-    speeds = {c.name: c.speeds for c in found}
-    return [row(c, speeds[LOOP], speeds[OURS], data.train) for c in found], precision
+        speeds = {c.name: c.speeds for c in found}
+        rows = [row(c, speeds[LOOP], speeds[OURS], data.train) for c in found]
+        write_down(rows, precision, number, show=number == ROUNDS)
 
 
 def count(model: nn.Module) -> int:
@@ -340,13 +341,16 @@ def tabulate(rows: list[dict]) -> str:
     return table(head, lines)
 
 
-@command
-def main() -> None:
-    rows, precision = measure(settings())
+def write_down(rows: list[dict], precision: str, rounds: int, show: bool) -> None:
     versions = {name: version(name) for name in ("transformers", "accelerate")} if HUGGING_FACE else {}
     note = "".join(f"{name} {number}, " for name, number in versions.items())
-    note += f"{precision}, {ROUNDS} rounds, median (range)"
-    write("peers", {"precision": precision, "peers": versions, "rows": rows}, tabulate(rows), note)
+    note += f"{precision}, {rounds} rounds, median (range)"
+    write("peers", {"precision": precision, "peers": versions, "rows": rows}, tabulate(rows), note, show)
+
+
+@command
+def main() -> None:
+    measure(settings())
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Config:
     device: str = setting("auto", "auto takes CUDA, then Apple's MPS, then the CPU", ("auto", "cuda", "mps", "cpu"))
     precision: str = setting("auto", "auto: on CUDA bf16, or fp16 with GradScaler where the card has no bf16; fp32 on MPS; on a CPU bf16 where it is clearly faster", ("auto", "fp32", "bf16", "fp16"))
     graphs: bool = setting(False, "on CUDA, record the layers' kernels for each shape of batch and replay them, so that the card does not wait for the CPU; seconds at first, and gradients of their own for each shape; not for dynamic batches")
-    compile: bool = setting(False, "compile layers and loss, once for all shapes of batch; a minute at first; on CUDA fastest with --graphs besides")
+    compile: bool = setting(False, "compile layers and loss, once for all shapes of batch: for CUDA, with --graphs or without; half a minute at first")
     threads: int = setting(0, "CPU threads; 0 leaves the choice to PyTorch")
     seed: int = setting(0, "of split, weights, batches and dropout; on a CPU, with the same precision and threads, a run is repeatable")
 

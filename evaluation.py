@@ -33,8 +33,8 @@ def mean_losses(
     model.eval()
     sums, tokens = torch.zeros(2, dtype=wide_dtype(model.device), device=model.device), 0
     plan = UniformBatches(pairs, 4 * config.batch_size).plan(0)
-    for k in range(len(plan)):
-        batch = plan.batch(k, pairs).to(model.device)
+    for batch in plan.batches(pairs):
+        batch = batch.to(model.device)
         with autocast:
             logits = model(batch.source, batch.target, batch.positions)
         sums += torch.stack(loss_sums(logits, batch.labels, config.label_smoothing))

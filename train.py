@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -238,14 +239,15 @@ class Trainer:
             total=len(plan), initial=self.batch, desc=f"epoch {self.epoch + 1}/{self.config.epochs}", leave=False,
             mininterval=0.1 if sys.stderr.isatty() else 60,  # a log file wants few lines
         )  # fmt: skip
+        batches = plan.batches(self.train_part, self.batch)
         saved, tokens, seconds = time.perf_counter(), self.sums.tokens, self.sums.seconds
         with bar:  # closed, whatever comes, so that an error gets a line of its own
             while self.batch < len(plan) and self.stop_signal is None:
                 start = time.perf_counter()
-                ends = min(self.batch + self.config.accumulate, len(plan))
-                norm = self.step([plan.batch(k, self.train_part) for k in range(self.batch, ends)])
-                done, self.batch = ends - self.batch, ends
-                bar.update(done)
+                group = list(islice(batches, self.config.accumulate))
+                norm = self.step(group)
+                self.batch += len(group)
+                bar.update(len(group))
                 due = self.update % self.config.log_every == 0
                 if due or self.batch == len(plan):
                     self.stop_if_not_finite()

@@ -16,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from command import command, settings
 from report import process_peak, shown, spread, table, write
+from steps import endless
 from tqdm import tqdm
 
 from config import Config, UserError
@@ -82,7 +84,8 @@ class Turn:
         self.plan = self.trainer.batches.plan(0)
         if config.graphs and config.batching == "dynamic":
             self.plan = rounded(self.plan, data.train, FIXED_SHAPES)
-        self.next, self.speeds, self.data_share = 0, [], []
+        self.batches = endless(self.plan, self.trainer.train_part)
+        self.speeds, self.data_share = [], []
         for k in self.plan.one_of_each_shape() if config.graphs else ():  # which are recorded now and not in a round
             self.trainer.step([self.plan.batch(k, self.trainer.train_part)])
 
@@ -93,11 +96,9 @@ class Turn:
         began = time.perf_counter()
         while trainer.sums.tokens - before < words:
             start = time.perf_counter()
-            numbers = range(self.next, self.next + trainer.config.accumulate)
-            group = [self.plan.batch(k % len(self.plan), trainer.train_part) for k in numbers]
+            group = list(islice(self.batches, trainer.config.accumulate))
             making += time.perf_counter() - start
             trainer.step(group)
-            self.next = numbers.stop
         wait_for(trainer.device)
         seconds = time.perf_counter() - began
         self.speeds.append((trainer.sums.tokens - before) / seconds)

@@ -10,10 +10,14 @@ which on a GPU makes them wait for each other.
 """
 
 import contextlib
+import math
 import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,7 +30,7 @@ from report import shown, spread, table, write
 from tqdm import tqdm
 
 from config import Config
-from dataset import prepare
+from dataset import Batch, BilingualDataset, Plan, prepare
 from machine import DTYPES, choose_precision, matrix_gflops, prepare_machine, wait_for
 from train import Trainer
 
@@ -76,12 +80,19 @@ class Phases:
             yield
 
 
-def updates(trainer: Trainer, plan, batches: list[int], make) -> float:
-    """Seconds that updates of these batches of the plan take. make: plan.batch."""
+def endless(plan: Plan, dataset: BilingualDataset, start: int = 0) -> Iterator[Batch]:
+    """The plan's batches from `start` on, which begin anew when they end."""
+    yield from plan.batches(dataset, start % len(plan))
+    while True:
+        yield from plan.batches(dataset)
+
+
+def updates(trainer: Trainer, batches: Iterator[Batch], count: int) -> float:
+    """Seconds that so many updates take, the making of their batches included."""
     wait_for(trainer.device)
     start = time.perf_counter()
-    for k in range(0, len(batches), trainer.config.accumulate):
-        trainer.step([make(b, trainer.train_part) for b in batches[k : k + trainer.config.accumulate]])
+    for _ in range(count):
+        trainer.step(list(islice(batches, trainer.config.accumulate)))
     wait_for(trainer.device)
     return time.perf_counter() - start
 
@@ -102,34 +113,32 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
         trainer = Trainer(config, data, device, precision, Path(folder))
         trainer.model.train()
         plan = trainer.batches.plan(0)
-        size, count = config.accumulate, UPDATES[device.type]
-        drawn = np.random.default_rng(0).permutation(len(plan) // size)[:, None] * size + np.arange(size)  # updates
+        part, count = trainer.train_part, UPDATES[device.type]
+        size = count * config.accumulate  # batches of a round
         if config.graphs:
-            warm = plan.one_of_each_shape()
+            warm = [plan.batch(k, part) for k in plan.one_of_each_shape()]
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
-            warm = drawn[: count if device.type == "cpu" else ROUNDS * count].flatten().tolist()
+            warm = list(islice(endless(plan, part), size if device.type == "cpu" else ROUNDS * size))
         # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
         for _ in range(3 if config.graphs else 2):
-            updates(trainer, plan, warm, plan.batch)
+            updates(trainer, iter(warm), math.ceil(len(warm) / config.accumulate))
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):
-            batches = np.resize(np.roll(drawn, -number * count, axis=0), count * size).tolist()
-            peak = peak_gflops(device, precision)
-            ready = {b: plan.batch(b, trainer.train_part) for b in batches}
-            seconds = [
-                updates(trainer, plan, batches, make) for make in (plan.batch, lambda b, _, ready=ready: ready[b])
-            ]
-            plain.append(round_row(trainer, plan, batches, peak, *seconds))
+            first, peak = number * size, peak_gflops(device, precision)
+            seconds = updates(trainer, endless(plan, part, first), count)
+            ready = updates(trainer, iter(list(islice(endless(plan, part, first), size))), count)
+            batches = np.arange(first, first + size) % len(plan)
+            plain.append(round_row(trainer, plan, batches, peak, seconds, ready))
             with phases.of(trainer):
-                make = phases.timed("data", plan.batch)
-                phases.seconds["whole"] += updates(trainer, plan, batches, make)
+                make = phases.timed("data", partial(next, endless(plan, part, first)))
+                phases.seconds["whole"] += updates(trainer, iter(make, None), count)
         # The first log starts TensorBoard's writer.
         phases.seconds["logging"] = [logging_seconds(trainer) for _ in range(2)][1] * ROUNDS * count
     return summary(config, trainer, plan, plain, phases, precision)
 
 
-def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: float, without_making: float) -> dict:
-    """without_making: seconds that the same updates take when their batches are made beforehand."""
+def round_row(trainer: Trainer, plan: Plan, batches: np.ndarray, peak: float, seconds: float, ready: float) -> dict:
+    """ready: seconds that the same updates take when their batches are made beforehand."""
     count = len(batches) // trainer.config.accumulate
     pairs = np.concatenate([plan[k] for k in batches])
     sources, targets = trainer.data.train.source_lengths[pairs], trainer.data.train.target_lengths[pairs] - 1
@@ -141,7 +150,7 @@ def round_row(trainer: Trainer, plan, batches: list[int], peak: float, seconds: 
         "tokens_per_second": int(targets.sum()) / seconds,
         "tokens": int(targets.sum()) / count,
         "ms": 1e3 * seconds / count,
-        "batches": 1 - without_making / seconds,
+        "batches": 1 - ready / seconds,
     }
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dataset
 from dataset import BilingualDataset, FlatIds, Plan, RandomBatches
@@ -157,6 +158,44 @@ def test_rows_that_fill_up_a_batch_hold_pairs_but_no_labels():
     assert torch.equal(batch.labels, alone.labels)
     assert torch.equal(batch.positions, alone.positions)
     assert torch.equal(batch.source[:3], alone.source)
+
+
+@pytest.mark.parametrize("shapes", [None, np.array([(25, 30), (9, 20), (9, 40), (25, 30), (8, 16)])])
+def test_batches_made_at_once_are_those_made_one_by_one(shapes):
+    data, _, _ = random_dataset()
+    plan = Plan(np.random.default_rng(0).permutation(40), np.array([0, 1, 9, 10, 33, 40]), shapes)
+    sizes = [(len(plan[k]), None) for k in range(5)] if shapes is None else shapes.tolist()
+    at_once, iterated = data.batches([plan[k] for k in range(5)], sizes), list(plan.batches(data))
+    for k, found in enumerate(zip(at_once, iterated, strict=True)):
+        for name, expected in vars(plan.batch(k, data)).items():
+            assert all(torch.equal(getattr(batch, name), expected) for batch in found), (k, name)
+    assert len(iterated) == 5
+    (last,) = plan.batches(data, 4)
+    assert torch.equal(last.source, iterated[4].source)
+
+
+class Orders(TorchDispatchMode):
+    """How many operations a device is given; those that only look at memory another way are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        made_of_it = [r.alias_info for r in operation._schema.returns if r.alias_info is not None]
+        self.count += all(alias.is_write for alias in made_of_it)
+        return operation(*arguments, **(options or {}))
+
+
+def test_a_gpu_takes_as_many_orders_for_several_batches_as_for_one():
+    data, _, _ = random_dataset()
+    there = data.to(torch.device("meta"))  # stands for a GPU
+    plan = Plan(np.arange(40), np.arange(0, 41, 4))
+    with Orders() as one:
+        plan.batch(0, there)
+    with Orders() as all_of_them:
+        assert len(list(plan.batches(there))) == 10
+    assert 10 < all_of_them.count == one.count
 
 
 def test_a_dataset_on_another_device_makes_its_batches_there():

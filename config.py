@@ -44,7 +44,7 @@ class Config:
     batch_size: int = setting(32, "sentences in a batch (on average, where batches are cut by tokens); halve it if memory runs out")
     batch_by: str = setting("tokens", "uniform only. tokens: as many padded tokens in every batch; sentences: as many sentences", ("tokens", "sentences"))
     pool_size: int = setting(16_384, "uniform without --shapes only: sentences sorted together; a smaller pool mixes more and pads more")
-    shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --graphs or --compile; above: so many shapes for all batches")
+    shapes: int = setting(0, "uniform only. 0: each batch as long as its longest sentence, or 16 shapes with --graphs; above: so many shapes for all batches")
     accumulate: int = setting(1, "batches whose gradients are summed for one update; those of uniform batches are one of each stratum of length, so that 4 with a quarter of the batch_size learn much like random ones")
 
     # Model

@@ -21,7 +21,7 @@ from corpus import Corpus, load_corpus, split_corpus
 from tokenizer import EOS, PAD, SOS, train_bpe_tokenizer, train_word_tokenizer
 
 RESIDENT = 2**32  # bytes of ids, about 500 M tokens a side, that a GPU has room for
-MADE_AT_ONCE = 16  # batches of a GPU
+MADE_AT_ONCE = 16  # batches that a GPU puts together with the orders of one
 
 
 # --- Ids ----------------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Batch:
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         # Pinned memory lets the copy run beside the GPU's work instead of waiting for it.
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 

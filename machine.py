@@ -70,6 +70,11 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in words)
 
 
+def cannot_compile(error: BaseException) -> bool:
+    """Whether an error is of PyTorch's compiler, which wants others that may not be there."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
 def wide_dtype(device: torch.device) -> torch.dtype:
     """What to add up many losses in: MPS has no double precision."""
     return torch.float32 if device.type == "mps" else torch.float64

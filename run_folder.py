@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from config import Config, UserError, check
 from dataset import Data
-from machine import lacks_memory
+from machine import cannot_compile, lacks_memory
 from tokenizer import load_tokenizer
 
 # Settings without which a run's weights and vocabularies mean nothing.
@@ -91,14 +91,14 @@ def held(run: Path):
 
 
 @contextlib.contextmanager
-def removed_without_memory(run: Path):
-    """Takes the folder of a new run away again where memory is full before the first checkpoint, so that a smaller run
-    may have its name.
+def removed_where_it_cannot_begin(run: Path):
+    """Takes the folder of a new run away again where memory is full or nothing can be compiled before the first
+    checkpoint, so that another run may have its name.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if lacks_memory(error) and not any(run.glob("*.pt")):
+        if (lacks_memory(error) or cannot_compile(error)) and not any(run.glob("*.pt")):
             shutil.rmtree(run, ignore_errors=True)
         raise
 

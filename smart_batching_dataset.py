@@ -54,7 +54,7 @@ class UniformBatches:
     short to long, so that every update sees sentences of all lengths, as one of random batches does.
 
     shapes: 0 makes every batch as long as its longest sentence. Above 0, all batches have one of so many shapes,
-    which are the same in every epoch: a compiled model or a CUDA graph is then made once for each.
+    which are the same in every epoch: a CUDA graph is then made once for each.
     """
 
     dataset: BilingualDataset

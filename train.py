@@ -21,6 +21,7 @@ from evaluation import mean_losses, score
 from machine import (
     DTYPES,
     FIXED_SHAPES,
+    cannot_compile,
     choose_precision,
     lacks_memory,
     prepare_machine,
@@ -502,7 +503,7 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 trainer = start(config)
                 until_the_end.enter_context(run_folder.held(trainer.run))
-                until_the_end.enter_context(run_folder.removed_without_memory(trainer.run))
+                until_the_end.enter_context(run_folder.removed_where_it_cannot_begin(trainer.run))
             until_the_end.enter_context(stopped_by_signals(trainer))
             finished = trainer.train()
             conclude(trainer, finished)
@@ -510,14 +511,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
-        if not lacks_memory(error):
-            raise
         cause = (str(error) or type(error).__name__).splitlines()[0]
-        print(
-            f"error: The memory is full ({cause}). Start a new run with half the --batch-size and twice the "
-            "--accumulate, with fewer --shapes or --no-graphs where graphs are on, or with a smaller model.",
-            file=sys.stderr,
-        )
+        if lacks_memory(error):
+            message = (
+                f"The memory is full ({cause}). Start a new run with half the --batch-size and twice the "
+                "--accumulate, with fewer --shapes or --no-graphs where graphs are on, or with a smaller model."
+            )
+        elif cannot_compile(error):
+            message = (
+                f"PyTorch could not compile the layers ({cause}). It needs Triton on CUDA and a C++ compiler on a CPU; "
+                "install it, or start a new run without --compile."
+            )
+        else:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"error: {error}. What was saved before, if anything, stands; --resume goes on from it.", file=sys.stderr)

@@ -70,7 +70,7 @@ def stages(data: list[str], out: Path, tiny: bool) -> dict[str, tuple[int, list[
         "uniform-4-strata": (400, run("uniform-4-strata", "uniform", *compiled, *strata(4))),
         "uniform-lion": (180, run("uniform-lion", "uniform", *compiled, *LION)),
         "tests-compiled": (150, [*tests, "-k", "compile"]),
-        "steps-fp16": (60, ["benchmarks/steps.py", *fp16, *compiled]),
+        "steps-fp16-compiled": (90, ["benchmarks/steps.py", *fp16, *compiled]),
         "batching-fp16": (120, ["benchmarks/batching.py", *fp16, "--graphs"]),
     }
     return {name: stage for name, stage in found.items() if not tiny or "fp16" not in name}

@@ -32,9 +32,9 @@ from tqdm import tqdm
 from config import Config
 from dataset import Batch, BilingualDataset, Plan, prepare
 from machine import DTYPES, choose_precision, matrix_gflops, prepare_machine, wait_for
-from train import Trainer
+from train import Trainer, make_schedule
 
-ROUNDS, UPDATES = 5, {"cpu": 6, "cuda": 60, "mps": 6}
+ROUNDS, UPDATES = 5, {"cpu": 6, "cuda": 64, "mps": 6}
 PEAK_SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048,)}
 
 
@@ -112,6 +112,7 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, data, device, precision, Path(folder))
         trainer.model.train()
+        trainer.schedule = make_schedule(config, trainer.optimizer, 10**9)  # which more updates than a run's may follow
         plan = trainer.batches.plan(0)
         part, count = trainer.train_part, UPDATES[device.type]
         size = count * config.accumulate  # batches of a round
@@ -119,8 +120,7 @@ def measure(config: Config, data, device: torch.device, precision: str) -> dict:
             warm = [plan.batch(k, part) for k in plan.one_of_each_shape()]
         else:  # a card is to have memory and kernels for all batches at hand; a CPU, in training too, has not
             warm = list(islice(endless(plan, part), size if device.type == "cpu" else ROUNDS * size))
-        # CUDA graphs are recorded the second time, which gives back all spare memory; the third fetches it again.
-        for _ in range(3 if config.graphs else 2):
+        for _ in range(2):  # recording a CUDA graph gives back all spare memory; the second time fetches it again
             updates(trainer, iter(warm), math.ceil(len(warm) / config.accumulate))
         plain, phases = [], Phases(device)
         for number in tqdm(range(ROUNDS), desc="rounds"):

@@ -311,6 +311,19 @@ def test_a_model_that_no_memory_holds(tmp_path, capsys):
     assert not list(Path().iterdir())
 
 
+def test_layers_that_cannot_be_compiled_for_want_of_a_compiler(tmp_path, capsys, monkeypatch):
+    import torch._inductor.config as inductor  # takes seconds
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), *TINY, "--compile", "--device", "cpu"]
+    assert train.main([str(word) for word in argv]) == 2
+    message = capsys.readouterr().err
+    assert "no-such-compiler" in message
+    assert "without --compile" in message
+    assert not list(Path().rglob("runs/*"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 def test_a_device_that_is_not_there(tmp_path, capsys):
     argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), *TINY, "--device", "cuda"]

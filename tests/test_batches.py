@@ -187,15 +187,18 @@ class Orders(TorchDispatchMode):
         return operation(*arguments, **(options or {}))
 
 
-def test_a_gpu_takes_as_many_orders_for_several_batches_as_for_one():
+def test_a_gpu_takes_as_many_orders_for_several_batches_as_for_one(monkeypatch):
+    monkeypatch.setattr(dataset, "MADE_AT_ONCE", 4)
     data, _, _ = random_dataset()
     there = data.to(torch.device("meta"))  # stands for a GPU
     plan = Plan(np.arange(40), np.arange(0, 41, 4))
     with Orders() as one:
         plan.batch(0, there)
     with Orders() as all_of_them:
-        assert len(list(plan.batches(there))) == 10
-    assert 10 < all_of_them.count == one.count
+        made = list(plan.batches(there))
+    assert all_of_them.count == 3 * one.count > 30
+    for batch, here in zip(made, plan.batches(data), strict=True):
+        assert [t.shape for t in vars(batch).values()] == [t.shape for t in vars(here).values()]
 
 
 def test_a_dataset_on_another_device_makes_its_batches_there():

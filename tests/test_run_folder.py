@@ -30,7 +30,7 @@ def test_a_full_memory_takes_away_only_a_folder_without_a_checkpoint(tmp_path, s
     run.mkdir()
     if saved:
         run_folder.save_checkpoint(run / "last.pt", {})
-    with pytest.raises(MemoryError), run_folder.removed_without_memory(run):
+    with pytest.raises(MemoryError), run_folder.removed_where_it_cannot_begin(run):
         raise MemoryError
     assert run.exists() == saved
 

@@ -78,7 +78,7 @@ def test_pairs_of_a_fixed_shape_are_shared_out_evenly(books):
         assert alike.max() <= shape[0]
 
 
-def test_fixed_batches_have_one_shape_to_be_compiled_for():
+def test_fixed_batches_have_one_shape_to_be_recorded_for():
     data = like_books(330)
     plan = RandomBatches(data, 32, width=350).plan(0)
     assert plan.shapes.tolist() == [[32, 350]] * 11

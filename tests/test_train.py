@@ -464,7 +464,7 @@ def test_layers_and_loss_are_compiled_once_for_all_layers_and_shapes(tiny, trace
     assert len({(batch.source.shape, batch.target.shape) for batch in batches}) > 8
     trainer.train_epoch(plan)
     compiled = traced["stats"]["unique_graphs"]
-    assert compiled <= 5  # two layers and the loss, and again where two sizes of the first batch are the same
+    assert 3 <= compiled <= 5  # two layers and the loss, and again where two sizes of the first batch are the same
     trainer.end_epoch()  # validation goes without
     trainer.train_epoch(trainer.batches.plan(1))
     assert traced["stats"]["unique_graphs"] == compiled
@@ -479,5 +479,6 @@ def test_compiled_and_eager_layers_give_the_same_gradients(tiny, traced):
         for trainer in (compiled, eager):
             trainer.optimizer.zero_grad()
             trainer.losses(batch)[0].backward()
+        assert traced["stats"]["unique_graphs"] >= 3
         for one, other in zip(compiled.model.parameters(), eager.model.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad)

@@ -9,13 +9,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-# torchmetrics imports matplotlib, which fails where a notebook has named a backend that this environment lacks.
-os.environ["MPLBACKEND"] = "agg"
-
 import torch
 from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics import BLEU, CHRF
-from torchmetrics.functional.text import word_error_rate
 
 import run_folder
 from config import Config, UserError
@@ -54,6 +50,11 @@ def score(translations: list[str], references: list[str], language: str) -> dict
     """SacreBLEU and chrF of 0 to 100, and the shares of wrong characters, wrong words and exactly right sentences of
     0 to 1, over all sentences. The text, in `language`, is to be detokenised, one reference each.
     """
+    # torchmetrics takes as long to import as PyTorch does, and who has a sentence translated has no use for it. It brings
+    # matplotlib, which fails where a notebook has named a backend that this environment lacks.
+    os.environ["MPLBACKEND"] = "agg"
+    from torchmetrics.functional.text import word_error_rate
+
     pairs = list(zip(translations, references, strict=True))
     return {
         "bleu": bleu(language).corpus_score(translations, [references]).score,

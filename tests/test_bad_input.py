@@ -285,7 +285,8 @@ def test_a_corpus_of_sentences_that_are_all_too_long(tokenizer, tmp_path, capsys
 
 def test_a_notebooks_way_of_drawing_is_no_hindrance():
     environment = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}
-    subprocess.run([sys.executable, "-c", "import evaluation"], cwd=HERE, env=environment, check=True)
+    program = "import evaluation; evaluation.score(['a b'], ['a c'], 'it')"
+    subprocess.run([sys.executable, "-c", program], cwd=HERE, env=environment, check=True)
 
 
 def test_a_width_that_cannot_be_divided_among_the_heads(tmp_path, capsys):

@@ -312,6 +312,7 @@ def test_a_model_that_no_memory_holds(tmp_path, capsys):
     assert not list(Path().iterdir())
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_layers_that_cannot_be_compiled_for_want_of_a_compiler(tmp_path, capsys, monkeypatch):
     import torch._inductor.config as inductor  # takes seconds
 

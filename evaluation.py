@@ -50,9 +50,7 @@ def score(translations: list[str], references: list[str], language: str) -> dict
     """SacreBLEU and chrF of 0 to 100, and the shares of wrong characters, wrong words and exactly right sentences of
     0 to 1, over all sentences. The text, in `language`, is to be detokenised, one reference each.
     """
-    # torchmetrics takes as long to import as PyTorch does, and is of no use to who has a sentence translated. It brings
-    # matplotlib, which fails where a notebook has named a backend that this environment lacks.
-    os.environ["MPLBACKEND"] = "agg"
+    # It takes as long to import as PyTorch does, and is of no use to who has a sentence translated.
     from torchmetrics.functional.text import word_error_rate
 
     pairs = list(zip(translations, references, strict=True))

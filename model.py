@@ -54,11 +54,11 @@ class Dropout(nn.Module):
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
 
-def linear_filled_up(x: Tensor, weight: Tensor, multiple: int = 8) -> Tensor:
-    """x (..., D) times the transposed weight (V, D), with V filled up to a multiple on the way: a GPU has fast kernels
-    for rows of whole 16 bytes alone, and a vocabulary has any number of words (benchmarks/README.md).
+def linear_filled_up(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., D) times the transposed weight (V, D), with V filled up to a multiple of 8 on the way: a GPU has fast
+    kernels for rows of whole 16 bytes alone, and a vocabulary has any number of words (benchmarks/README.md).
     """
-    filled = F.pad(weight, (0, 0, 0, -len(weight) % multiple))
+    filled = F.pad(weight, (0, 0, 0, -len(weight) % 8))
     return F.linear(x, filled)[..., : len(weight)]
 
 

@@ -24,6 +24,9 @@ from dataset import Data
 from machine import cannot_compile, lacks_memory
 from tokenizer import load_tokenizer
 
+# Pictures go to files. A notebook names a backend for its own, which this environment may lack.
+os.environ["MPLBACKEND"] = "agg"
+
 # Settings without which a run's weights and vocabularies mean nothing.
 OF_THE_WEIGHTS = (
     "source_language", "target_language", "tokenizer", "d_model", "layers", "heads", "d_ff", "norm", "tied_embeddings",

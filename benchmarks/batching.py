@@ -85,7 +85,7 @@ class Turn:
         if config.graphs and config.batching == "dynamic":
             self.plan = rounded(self.plan, data.train, FIXED_SHAPES)
         self.batches = endless(self.plan, self.trainer.train_part)
-        self.speeds, self.making, self.seconds = [], 0.0, 0.0
+        self.speeds, self.making, self.seconds = [], [], []  # of each round
         for k in self.plan.one_of_each_shape() if config.graphs else ():  # which are recorded now and not in a round
             self.trainer.step([self.plan.batch(k, self.trainer.train_part)])
 
@@ -102,7 +102,8 @@ class Turn:
         wait_for(trainer.device)
         seconds = time.perf_counter() - began
         self.speeds.append((trainer.sums.tokens - before) / seconds)
-        self.making, self.seconds = self.making + making, self.seconds + seconds
+        self.making.append(making)
+        self.seconds.append(seconds)
 
 
 def peak_memory(config: Config, data, device: torch.device, precision: str) -> float | None:
@@ -160,7 +161,7 @@ def row(name: str, turn: Turn, dynamic: list[float], words: int) -> dict:
         "tokens_per_second": spread(speeds),
         "seconds_an_epoch": words / spread(speeds)["median"],
         "times_dynamic": spread(ratios),
-        "share_of_time_for_data": turn.making / turn.seconds,
+        "share_of_time_for_data": sum(turn.making[1:]) / sum(turn.seconds[1:]),
     }
 
 

@@ -3,10 +3,10 @@
     python benchmarks/steps.py --dataset ../shared/data/bible --threads 1 --precision bf16
 
 takes the flags of train.py. Rounds of whole updates alternate with products of large matrices, whose best speed in the
-same precision is the peak; the same updates with batches made beforehand show what making them costs. Useful
-operations are those of real words alone: padding, and keys that the causal mask hides, do not count. Model FLOP/s
-utilisation (MFU) is their speed over the peak. In rounds of their own, the phases of an update are timed one by one,
-which on a GPU makes them wait for each other.
+same precision is the peak; the same updates with batches made beforehand show what making them costs, which is less
+than the noise on a CPU, where the share of the phase tells. Useful operations are those of real words alone: padding,
+and keys that the causal mask hides, do not count. Model FLOP/s utilisation (MFU) is their speed over the peak. In
+rounds of their own, the phases of an update are timed one by one, which on a GPU makes them wait for each other.
 """
 
 import contextlib

@@ -283,9 +283,12 @@ def test_a_corpus_of_sentences_that_are_all_too_long(tokenizer, tmp_path, capsys
 # --- Settings -----------------------------------------------------------------------------------------------
 
 
-def test_a_notebooks_way_of_drawing_is_no_hindrance():
+def test_a_notebooks_way_of_drawing_is_no_hindrance(tmp_path):
     environment = {**os.environ, "MPLBACKEND": "module://a_notebooks.backend"}
-    program = "import evaluation; evaluation.score(['a b'], ['a c'], 'it')"
+    program = f"""
+import pathlib, torch, translate
+translate.draw_attention(["a"], ["b"], torch.ones(1, 1, 1), pathlib.Path({str(tmp_path / "a.png")!r}))
+"""
     subprocess.run([sys.executable, "-c", program], cwd=HERE, env=environment, check=True)
 
 
@@ -312,7 +315,7 @@ def test_a_model_that_no_memory_holds(tmp_path, capsys):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled", "ignore:.torch.jit.script_method. is deprecated")
 def test_layers_that_cannot_be_compiled_for_want_of_a_compiler(tmp_path, capsys, monkeypatch):
     import torch._inductor.config as inductor  # takes seconds
 

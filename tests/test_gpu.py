@@ -14,6 +14,7 @@ from train import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+FASTER = [{"graphs": True}, {"compile": True}, {"graphs": True, "compile": True}]
 
 
 def trainer_on(device, config, precision) -> Trainer:
@@ -47,9 +48,6 @@ def test_the_loss_is_that_of_the_cpu(tiny, precision):
         one.step([plan.batch(k, one.train_part)])
         other.step([plan.batch(k, other.train_part)])
     assert float(other.loss_sums[0]) == pytest.approx(float(one.loss_sums[0]), rel=0.02)
-
-
-FASTER = [{"graphs": True}, {"compile": True}, {"graphs": True, "compile": True}]
 
 
 @pytest.mark.parametrize("faster", [{}, *FASTER], ids=str)

@@ -183,9 +183,10 @@ def draw(rows: list[dict], path: Path) -> None:
             time.plot(minutes, [e["train_loss"] for e in epochs], color=color, alpha=0.8,
                       label=name if epochs is runs[0] else None)  # fmt: skip
         numbers = [e["epoch"] for e in runs[0]]
-        epoch.plot(numbers, [e["train_loss"] for e in runs[0]], color=color, label=f"{name}: mean of the epoch")
-        epoch.plot(numbers, [e["last_batch_loss"] for e in runs[0]], "--", color=color, alpha=0.6,
-                   label=f"{name}: its last update")  # fmt: skip
+        epoch.plot(numbers, [e["train_loss"] for e in runs[0]], color=color)
+        epoch.plot(numbers, [e["last_batch_loss"] for e in runs[0]], "--", color=color, alpha=0.6)
+    epoch.plot([], [], color="black", label="mean of the epoch")
+    epoch.plot([], [], "--", color="black", alpha=0.6, label="its last update alone")
     for axis in (time, epoch):
         axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8, label="target")
         axis.legend(fontsize=8)

@@ -8,7 +8,9 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -142,6 +144,11 @@ def preset(preset_name: str, /, **changes) -> Config:
     return Config(**{**PRESETS[preset_name], **changes})
 
 
+def is_text(value: str) -> bool:
+    """Whether a string has a UTF-8 form: bytes that are not UTF-8 are read as surrogates (surrogateescape)."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def check(config: Config) -> None:
     """Refuses what cannot work, before anything is loaded.
 
@@ -151,6 +158,10 @@ def check(config: Config) -> None:
         value = getattr(config, f.name)
         if not isinstance(value, (int, float) if f.type is float else f.type):
             raise UserError(f"{f.name} is {value!r}, but must be of type {f.type.__name__}.")
+        if isinstance(value, str) and ("\0" in value or not is_text(value)):
+            raise UserError(
+                f"{f.name} is {value!r}, but must be UTF-8 text without null characters; rename what it names."
+            )
         if f.metadata["choices"] and value not in f.metadata["choices"]:
             raise UserError(f"{f.name} is {value!r}, but must be one of: {', '.join(f.metadata['choices'])}.")
         if isinstance(value, float) and not math.isfinite(value):
@@ -219,6 +230,14 @@ def _check_combinations(config: Config) -> None:
             f"name is {config.name!r}, but is to be a folder inside {config.runs_dir}: "
             "at most 100 letters, digits, '.', '+', '-' and '_', beginning with a letter or digit."
         )
+
+
+def check_streams() -> None:
+    """Has what is written to a closed standard error vanish. Raises UserError where standard output is closed."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,6 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import yaml
 from huggingface_hub.errors import HfHubHTTPError
 
 from config import HERE, SAMPLE, Config, UserError
@@ -23,6 +24,8 @@ CHUNK = 10_000  # sentences handled at a time
 # What the Hub's HTTP library raises, of a connection lost on the way, say. Which library that is depends on the version
 # of huggingface_hub; the newer ones' errors are no OSErrors.
 HTTP_ERROR = HfHubHTTPError.__mro__[1]
+# What else reading can end in, a card that is no YAML among it.
+UNREADABLE = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, pa.ArrowInvalid, yaml.YAMLError)
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
 FILE_READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
 READER_OPTIONS = {
@@ -31,6 +34,9 @@ READER_OPTIONS = {
     # Without keep_default_na=False, a sentence such as "NA" or "None" is read as a missing one.
     "csv": {"keep_default_na": False},
 }
+KINDS_OF_BYTES = (
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+)  # fmt: skip
 TABS = {"sep": "\t", "quoting": csv.QUOTE_NONE}  # a quotation mark is no more than that where tabs part the columns
 
 
@@ -60,6 +66,8 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
             raise UserError(f"The file {name!r} cannot be read; --dataset takes files in {', '.join(FILE_READERS)}.")
         if not Path(name).exists() and (name.count("/") > 1 or name.startswith((".", "~"))):
             raise UserError(f"There is no file or folder {name!r}. Check --dataset; a Hub id has the form owner/name.")
+        if Path(name).is_dir() and not any(Path(name).iterdir()):
+            raise UserError(f"The folder {name!r} is empty. Give --dataset one with files of sentence pairs.")
         where = str(Path(name).resolve()) if Path(name).is_dir() else name  # `datasets` finds no name in "."
         return _load_folder(where, _pair_config(where, config))
     except (ConnectionError, HTTP_ERROR) as error:
@@ -67,7 +75,7 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
             f"The Hub could not be reached for the dataset {name!r} ({_last_line(error)}). Check the network, or "
             "train on the bundled sample with --preset demo, or name a local folder or file with --dataset."
         ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError, pa.ArrowInvalid) as error:
+    except UNREADABLE as error:
         cause = error.__cause__ or error.__context__ or error
         if any(words in str(error) + str(cause) for words in NO_ROWS):
             raise UserError(f"The dataset {name!r} has no rows. Give --dataset one with sentence pairs.") from error
@@ -89,9 +97,16 @@ def _load_file(path: Path) -> datasets.DatasetDict:
         raise UserError(f"The file {str(path)!r} is empty. Give --dataset a file with sentence pairs.")
     suffix = path.suffix.lower()
     reader = FILE_READERS[suffix]
+    if reader == "json" and _begins_with_null(path):
+        raise UserError(f"The first row of {str(path)!r} is null, which is no pair of sentences. Take it out.")
     options = _options(reader, tabs=suffix == ".tsv")
     files = {"train": glob.escape(str(path))}
     return datasets.load_dataset(reader, data_files=files, cache_dir=_cache_of([path]), **options)
+
+
+def _begins_with_null(path: Path) -> bool:
+    with open(path, "rb") as file:  # PyArrow's own check of such a row ends the process
+        return file.read(1000).lstrip(b"\xef\xbb\xbf[ \t\r\n").startswith(b"null")
 
 
 def _options(reader: str, tabs: bool) -> dict:
@@ -154,7 +169,8 @@ def pairs(split: datasets.Dataset, source: str, target: str) -> Iterator[tuple[l
             "sentences. Name all fields there, or put sentences that hold the separator in quotation marks (.csv)."
         )
     for table in split.with_format("arrow").iter(batch_size=CHUNK):
-        nested = "translation" in table.column_names and pa.types.is_struct(table["translation"].type)
+        flat = {source, target} <= set(table.column_names)
+        nested = not flat and "translation" in table.column_names and pa.types.is_struct(table["translation"].type)
         columns = table["translation"].combine_chunks() if nested else table
         names = [f.name for f in columns.type] if nested else table.column_names
         for language in (source, target):
@@ -171,8 +187,7 @@ def _text(column: pa.Array | pa.ChunkedArray, language: str) -> pa.Array | pa.Ch
     """The column, with bytes read as UTF-8. Raises UserError where it holds lists or objects instead of text."""
     if pa.types.is_nested(column.type):
         raise UserError(f"The dataset's column {language!r} holds {column.type}, but must hold sentences.")
-    is_bytes = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-    return column.cast(pa.large_string()) if is_bytes else column
+    return column.cast(pa.large_string()) if any(is_bytes(column.type) for is_bytes in KINDS_OF_BYTES) else column
 
 
 # --- Cleaning and split -------------------------------------------------------------------------------------

@@ -105,8 +105,8 @@ def evaluate(translator, split: str, folder: Path) -> dict:
         "loss": smoothed, "nll": nll, "perplexity": math.exp(min(nll, 700)), "seconds": time.perf_counter() - start,
         "device": translator.model.device.type, **run_folder.environment(),
     }  # fmt: skip
-    Path(f"{files}.hypotheses.txt").write_text(_lines(translations), encoding="utf-8")
-    Path(f"{files}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    _write(Path(f"{files}.hypotheses.txt"), _lines(translations))
+    _write(Path(f"{files}.json"), json.dumps(result, indent=2) + "\n")
     return {**result, "files": f"{files}.*"}
 
 
@@ -115,7 +115,16 @@ def _write_references(path: Path, references: Sequence[str]) -> None:
     text = _lines(references)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path} is of an evaluation on other sentences. Move it away, or rename the file of pairs.")
-    path.write_text(text, encoding="utf-8")
+    _write(path, text)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        run_folder.rewrite(path, text)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror}). Make room there and evaluate again."
+        ) from error
 
 
 def _lines(texts: Sequence[str]) -> str:

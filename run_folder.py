@@ -47,6 +47,8 @@ def refuse_existing(run: Path) -> None:
     """Raises UserError where there is such a folder already, since a run is never overwritten or mixed with another, or
     where none can be made.
     """
+    with held(run):  # or it says that another process trains it
+        pass
     if (run / "last.pt").exists():
         raise UserError(f"{run} is there already. Go on with it by --resume {run}, or choose another --name.")
     if run.exists():
@@ -64,7 +66,11 @@ def create(run: Path, config: Config, facts: dict) -> None:
     description = {"settings": asdict(config), **facts, **environment()}
     try:
         run.mkdir(parents=True)
-        _write_description(run, description)
+        try:
+            _write_description(run, description)
+        except OSError:
+            shutil.rmtree(run, ignore_errors=True)
+            raise
     except OSError as error:
         raise UserError(f"The folder {run} cannot be made: {error.strerror}. Choose another --runs-dir.") from error
 
@@ -141,11 +147,14 @@ def save_checkpoint(path: Path, state: dict) -> None:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         part.unlink(missing_ok=True)
-        previous = "The previous checkpoint still stands" if path.exists() else "There is none yet"
-        raise UserError(
-            f"The checkpoint {path} could not be written ({str(error).splitlines()[0]}). {previous}; make room on the "
-            f"disk and go on with `python train.py --resume {path.parent}`."
-        ) from error
+        cause, run = str(error).splitlines()[0], path.parent
+        if any(run.glob("*.pt")):
+            remedy = (
+                f"What was saved before stands; make room on the disk and go on with `python train.py --resume {run}`."
+            )
+        else:
+            remedy = f"There is none before it; make room on the disk, delete {run} and begin the run again."
+        raise UserError(f"The checkpoint {path} could not be written ({cause}). {remedy}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -268,19 +277,24 @@ def note_resume(run: Path, config: Config, update: int) -> None:
     with contextlib.suppress(OSError, ValueError, TypeError):  # lost or damaged, which is no reason not to go on
         description |= json.loads((run / "config.json").read_text(encoding="utf-8"))
     description["settings"] = asdict(config)  # what the run goes on with, whatever the file may say
-    description.setdefault("resumed", []).append({"after_update": update, **environment()})
+    before = description.get("resumed")
+    description["resumed"] = [*(before if isinstance(before, list) else []), {"after_update": update, **environment()}]
     _write_description(run, description)
 
 
 def _write_description(run: Path, description: dict) -> None:
-    _rewrite(run / "config.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    rewrite(run / "config.json", json.dumps(description, indent=2, ensure_ascii=False) + "\n")
 
 
-def _rewrite(path: Path, text: str) -> None:
+def rewrite(path: Path, text: str) -> None:
     """Writes a file anew so that a full disk leaves the old one."""
     part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def environment() -> dict:
@@ -389,7 +403,7 @@ class Record:
 
 
 def _write_lines(path: Path, rows: list[dict]) -> None:
-    _rewrite(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    rewrite(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _append(path: Path, text: str) -> None:

@@ -128,6 +128,7 @@ def _one_of_each_stratum(drawn: np.ndarray, lengths: np.ndarray, count: int) -> 
 
     drawn: the numbers of all batches, shuffled; lengths: of batch 0, 1, 2 and so on.
     """
+    count = min(count, len(drawn))
     rank = lengths.argsort(kind="stable").argsort()
     stratum = rank[drawn] * count // len(drawn)
     strata = [drawn[stratum == s] for s in range(count)]

@@ -14,7 +14,7 @@ from lion_pytorch.foreach import Lion
 from tqdm import tqdm
 
 import run_folder
-from config import Config, UserError, check, parse
+from config import Config, UserError, check, check_streams, parse
 from dataset import Data, Plan, RandomBatches, prepare
 from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
@@ -491,8 +491,7 @@ def resume(folder: str, flags: dict) -> Trainer:
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        if sys.stdout is None:
-            raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
+        check_streams()
         if hasattr(sys.stdout, "reconfigure"):  # a notebook's is no file
             sys.stdout.reconfigure(errors="backslashreplace")  # a console that lacks a letter is no reason to stop
         config, folder, flags = parse(argv)

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Encoding
 
 import run_folder
-from config import MOST_THREADS, Parser, UserError
+from config import MOST_THREADS, Parser, UserError, check_streams, is_text
 from corpus import Corpus, load_corpus, names_file, other_split, split_corpus
 from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
@@ -180,12 +180,8 @@ def _joined(parts: list[list[tuple[str, float]]], count: int) -> list[tuple[str,
     return found + [("", 0.0)] * (count - len(found))
 
 
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in text)  # as surrogateescape reads bytes that are not UTF-8
-
-
 def _refuse_other_bytes(text: str) -> str:
-    if not _is_text(text):
+    if not is_text(text):
         raise UserError(f"The sentence {text[:40]!r} is not UTF-8 text. Convert it, with iconv for example.")
     return text
 
@@ -229,7 +225,7 @@ def stream(translator: Translator) -> None:
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="\n")
     number = 0
     for lot in lines_at_hand(sys.stdin):
-        good = list(itertools.takewhile(_is_text, lot))
+        good = list(itertools.takewhile(is_text, lot))
         show(translator, good)
         number += len(good)
         if len(good) < len(lot):
@@ -272,6 +268,12 @@ def show(translator: Translator, sentences: list[str]) -> None:
     sys.stdout.flush()
 
 
+def _printable(token: str) -> str:
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in token
+    )  # an SVG has no place for others
+
+
 def draw_attention(read: list[str], written: list[str], weights: torch.Tensor, path: Path) -> None:
     """Draws how much each head looked at each word read while it wrote each word: weights (H, written, read).
 
@@ -292,8 +294,8 @@ def draw_attention(read: list[str], written: list[str], weights: torch.Tensor, p
             continue
         axis.imshow(weights[head].numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
         # Two dollar signs of a text are no formula.
-        axis.set_xticks(range(len(read)), read, rotation=90, fontsize=8, parse_math=False)
-        axis.set_yticks(range(len(written)), written, fontsize=8, parse_math=False)
+        axis.set_xticks(range(len(read)), map(_printable, read), rotation=90, fontsize=8, parse_math=False)
+        axis.set_yticks(range(len(written)), map(_printable, written), fontsize=8, parse_math=False)
         axis.set_title(f"head {head + 1}", fontsize=9)
     figure.suptitle("columns: what was read; rows: what was written while looking there", fontsize=9)
     try:
@@ -376,9 +378,8 @@ def check(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)  # lets sentences stand before, between and behind the options
     try:
+        check_streams()
         check(args)
-        if sys.stdout is None:
-            raise UserError("Standard output must be open.")
         if hasattr(sys.stdout, "reconfigure"):  # a notebook's is no file
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         search = Search(args.beam, args.length_penalty, args.n_best)

@@ -21,7 +21,7 @@ import train
 import translate
 from config import HERE, Config
 from corpus import HTTP_ERROR, load_corpus, pairs
-from run_folder import FORMAT
+from run_folder import FORMAT, held
 
 MAIN = Path(train.__file__).parent
 TINY = [
@@ -150,7 +150,20 @@ def test_the_real_command_without_a_network_ends_in_one_sentence(tmp_path):
 
 def test_a_folder_without_a_corpus(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    refuse(["--dataset", tmp_path / "empty"], capsys, tmp_path / "empty")
+    refuse(["--dataset", tmp_path / "empty"], capsys, tmp_path / "empty", "is empty")
+
+
+@pytest.mark.parametrize("card", ["---\ntitle: a: b\n---\n", "---\nconfigs: [:::\n---\n"])
+def test_a_card_that_is_no_yaml(card, tmp_path, capsys):
+    folder = write_hub_folder(tmp_path / "corpus", train=PAIRS)
+    (folder / "README.md").write_text(card)
+    refuse(["--dataset", folder], capsys, folder, "could not be read")
+
+
+@pytest.mark.parametrize("flag", ["--dataset", "--runs-dir"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.jsonl"), "a\0b.jsonl"])
+def test_a_name_that_is_no_text(name, flag, capsys):
+    assert "UTF-8" in error_of(train.main, [flag, name, *TINY], capsys)
 
 
 def test_a_dataset_without_a_name(capsys):
@@ -194,12 +207,22 @@ def test_rows_with_more_fields_than_the_header_names(name, separator, tmp_path, 
     refuse(["--dataset", tmp_path / name], capsys, "more fields than its first line names")
 
 
-def test_sentences_as_bytes_are_text(tmp_path):
-    sides = {"en": pa.array([en.encode() for en, _ in PAIRS]), "it": pa.array([it.encode() for _, it in PAIRS])}
-    pq.write_table(pa.table(sides), tmp_path / "c.parquet")
-    corpus = load_corpus(Config(dataset=str(tmp_path / "c.parquet")))
-    read = [pair for en, it in pairs(corpus["train"], "en", "it") for pair in zip(en, it, strict=True)]
-    assert read == PAIRS
+def pairs_of(corpus):
+    return [pair for en, it in pairs(corpus["train"], "en", "it") for pair in zip(en, it, strict=True)]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(7)], ids=str)
+def test_sentences_as_bytes_are_text(kind, tmp_path):
+    rows = [("the cat", "gatto 1"), ("the dog", "cane 22")]
+    sides = [pa.array([row[i].encode() for row in rows], kind) for i in range(2)]
+    pq.write_table(pa.table(sides, names=["en", "it"]), tmp_path / "c.parquet")
+    assert pairs_of(load_corpus(Config(dataset=str(tmp_path / "c.parquet")))) == rows
+
+
+def test_columns_of_the_languages_beside_one_of_the_translation(tmp_path):
+    rows = [{"en": en, "it": it, "translation": {"provider": "me"}} for en, it in PAIRS]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert pairs_of(load_corpus(Config(dataset=str(tmp_path / "c.jsonl")))) == PAIRS
 
 
 def test_columns_of_lists(tmp_path, capsys):
@@ -249,6 +272,12 @@ def test_a_file_without_a_byte(name, tmp_path, capsys):
 def test_a_file_that_is_something_else(name, tmp_path, capsys):
     (tmp_path / name).write_bytes(bytes(range(256)) * 10)
     refuse(["--dataset", tmp_path / name], capsys, tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["null", '\ufeff null\n{"en": "a"}', '[\n null, {"en": "a"}]'])
+def test_a_first_row_of_nothing(text, tmp_path, capsys):
+    (tmp_path / "c.json").write_text(text, encoding="utf-8")
+    refuse(["--dataset", tmp_path / "c.json"], capsys, tmp_path / "c.json", "null")
 
 
 def test_a_line_of_json_that_breaks_off(tmp_path, capsys):
@@ -345,6 +374,16 @@ def test_the_name_of_a_run_that_is_there(tmp_path, capsys):
     argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--runs-dir", tmp_path / "runs", "--name", "mine"]
     refuse(argv, capsys, tmp_path / "runs" / "mine", "--resume", "--name")
     assert contents(tmp_path / "runs") == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere there are no such locks")
+def test_the_name_of_a_run_that_another_process_trains(tmp_path, capsys):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    argv = ["--dataset", write_jsonl(tmp_path / "c.jsonl", PAIRS), "--runs-dir", tmp_path / "runs", "--name", "mine"]
+    with held(tmp_path / "runs" / "mine"):
+        message = refuse(argv, capsys, tmp_path / "runs" / "mine", "another process")
+    assert "elete" not in message
+    refuse(argv, capsys, tmp_path / "runs" / "mine", "Delete it")
 
 
 def test_a_folder_of_runs_that_is_a_file(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Checkpoints that outlive a crash, a full disk and file systems of all kinds."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import run_folder
-from config import UserError
+from config import Config, UserError
 
 
 def test_a_folder_without_a_checkpoint_is_not_to_be_resumed(tmp_path):
@@ -39,10 +40,45 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     run_folder.save_checkpoint(path, {"n": torch.ones(3)})
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(UserError, match=r"No space left.*previous checkpoint still stands.*--resume"):
+    with pytest.raises(UserError, match=r"No space left.*saved before stands.*--resume"):
         run_folder.save_checkpoint(path, {"n": torch.zeros(3)})
     assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_disk_without_room_for_the_first_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match=r"No space left.*none before it.*begin the run again") as error:
+        run_folder.save_checkpoint(tmp_path / "last.pt", {"n": 1})
+    assert "--resume" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_leaves_the_old_text(tmp_path):
+    run_folder.rewrite(tmp_path / "config.json", "old")
+    (tmp_path / "config.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        run_folder.rewrite(tmp_path / "config.json", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", "old")]
+
+
+def test_a_description_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "rewrite", full)
+    with pytest.raises(UserError, match="No space left"):
+        run_folder.create(tmp_path / "run", Config(), {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"resumed": 5}', '{"resumed": null}'])
+def test_a_damaged_description_is_no_reason_not_to_go_on(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    run_folder.note_resume(tmp_path, Config(), 7)
+    resumed = json.loads((tmp_path / "config.json").read_text())["resumed"]
+    assert [row["after_update"] for row in resumed] == [7]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -50,7 +86,7 @@ def test_a_disk_that_fills_while_writing_is_told_apart(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     run_folder.save_checkpoint(path, {"n": torch.ones(3)})
     (tmp_path / "last.part").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"could not be written .*previous checkpoint still stands"):
+    with pytest.raises(UserError, match=r"could not be written .*saved before stands"):
         run_folder.save_checkpoint(path, {"n": torch.zeros(300_000)})
     assert torch.equal(torch.load(path, weights_only=True)["n"], torch.ones(3))
 

@@ -149,7 +149,7 @@ def test_the_batches_of_an_update_are_one_of_each_stratum_of_length(books, count
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 33, 500])
-@pytest.mark.parametrize("count", [2, 7])
+@pytest.mark.parametrize("count", [2, 7, 2**31 - 1])
 def test_every_pair_has_its_batch_however_few_there_are_for_an_update(n, count):
     plan = UniformBatches(like_books(n), 8, accumulate=count).plan(0)
     assert sorted(np.concatenate(batches_of(plan))) == list(range(n))

@@ -432,6 +432,11 @@ def test_a_closed_output_ends_in_a_sentence(tiny, monkeypatch, capsys):
     assert "Standard output must be open" in capsys.readouterr().err
 
 
+def test_a_closed_standard_error_is_no_hindrance(tiny, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert train.main(command(tiny)) == 0
+
+
 def test_a_disk_that_is_full_between_checkpoints_ends_in_a_sentence(tiny, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device", "steps.jsonl")

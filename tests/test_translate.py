@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from xml.dom import minidom
 
 import pytest
 import torch
@@ -357,6 +358,12 @@ def test_signs_of_a_formula_are_drawn_as_they_stand(tmp_path):
     assert (tmp_path / "signs.png").exists()
 
 
+@pytest.mark.parametrize("token", ["a\x01b", "\0", "\ufffe"])
+def test_signs_that_an_svg_has_no_place_for_are_replaced(token, tmp_path):
+    draw_attention([token], [token], torch.ones(1, 1, 1), tmp_path / "signs.svg")
+    minidom.parse(str(tmp_path / "signs.svg"))
+
+
 # --- Evaluation ---------------------------------------------------------------------------------------------
 
 
@@ -387,6 +394,22 @@ def test_an_evaluation_equals_the_validation_of_the_training(run, translator):
     assert result["loss"] == pytest.approx(best["valid_loss"], abs=1e-5)
     for name in ("bleu", "chrf", "cer", "wer", "exact"):
         assert result[name] == pytest.approx(best[name], abs=1e-6)
+
+
+def test_an_evaluation_that_met_a_full_disk_can_be_made_again(run, monkeypatch, capsys):
+    argv = [str(run), "--evaluate", "validation", "--length-penalty", "2"]
+    write = Path.write_text
+
+    def fills_up(path, text, **options):
+        write(path, text[:10], **options)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", fills_up)
+        assert translate.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "references.txt could not be written (No space left on device)" in error
+    assert translate.main(argv) == 0
 
 
 def test_an_evaluation_translates_pairs_that_are_too_long_for_the_model(run, tmp_path, capsys):

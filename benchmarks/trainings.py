@@ -177,7 +177,7 @@ def draw(rows: list[dict], path: Path) -> None:
     figure, (time, epoch) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, constrained_layout=True)
     for k, variant in enumerate(dict.fromkeys(row["variant"] for row in rows)):
         runs = [row["epochs"] for row in rows if row["variant"] == variant]
-        color, name = f"C{k}", variant.removeprefix("batching=")
+        color, name = f"C{k}", variant.removeprefix("batching=").replace(",", ", ").replace("_", " ")
         for epochs in runs:
             minutes = np.cumsum([e["seconds"] for e in epochs]) / 60
             time.plot(minutes, [e["train_loss"] for e in epochs], color=color, alpha=0.8,
@@ -191,7 +191,7 @@ def draw(rows: list[dict], path: Path) -> None:
         axis.axhline(rows[0]["settings"]["target_loss"], color="grey", linewidth=0.8, label="target")
         axis.legend(fontsize=8)
     time.set(xlabel="minutes of training", ylabel="training loss, nats a target token", title="how fast")
-    epoch.set(xlabel="epoch", title="how well, and what the last update of an epoch says")
+    epoch.set(xlabel="epoch", title="how well; and what an epoch's last update alone would say")
     epoch.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=90)
 

@@ -47,7 +47,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         return "fp32", "the safe choice on MPS"
     fp32, bf16 = (matrix_gflops(dtype) for dtype in (torch.float32, torch.bfloat16))
     name = "bf16" if bf16 > 1.5 * fp32 else "fp32"
-    return name, f"matrix products reach {bf16:.0f} GFLOP/s in bf16 and {fp32:.0f} in fp32 here"
+    return name, f"matrix products reach {bf16:,.1f} GFLOP/s in bf16 and {fp32:,.1f} in fp32 here"
 
 
 def matrix_gflops(dtype: torch.dtype, device="cpu", size: int = 512, seconds: float = 0.1) -> float:

@@ -50,6 +50,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler fuses the draws with the product
             return F.dropout(x, self.p)
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        # Of the 16-bit numbers, which begin at -2^15, a share p is below this one.
         keep = draws[: x.numel()].view(x.shape) >= round(self.p * 2**16) - 2**15
         return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
 
@@ -198,7 +199,9 @@ class DecoderLayer(nn.Module):
             mask = None if y.shape[1] == 1 else causal_mask(y.shape[1], present[0].shape[2], y.device)
             return self.attention(y, *present, mask)
 
-        def attend_to_source(y):  # no position minds another's query, so rows of the same sentence can be one
+        # In beam search y is (B K, 1, D) and the memory of B sentences. A position looks by its own query alone, so
+        # that the K rows of a sentence can be K positions of one row.
+        def attend_to_source(y):
             return self.cross_attention(y.view(len(memory[0]), -1, y.shape[2]), *memory, memory_mask).view_as(y)
 
         x = self.residuals[0](x, attend_to_target)
@@ -227,8 +230,8 @@ class Transformer(nn.Module):
         # Pre-norm leaves the last sum unnormalised; post-norm has normalised it already.
         self.encoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
         self.decoder_norm = nn.LayerNorm(d_model) if pre_norm else nn.Identity()
-        # Without a bias, which the decoder's last norm can stand in for, and which PyTorch would copy into each of the
-        # N rows of logits.
+        # Without a bias, which PyTorch would copy into each of the N rows of logits: that of the decoder's last norm
+        # reaches them through the weights.
         self.projection = nn.Linear(d_model, target_words, bias=False)
         if tied_embeddings:
             self.projection.weight = self.target_embedding.words.weight
@@ -244,7 +247,7 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        # A variance of 1 once scaled by sqrt(D), where Xavier leaves words far behind the positions' 0.5: 10 epochs
+        # A variance of 1 once scaled by sqrt(D), beside the positions' 0.5; Xavier gives words some 0.06. 10 epochs
         # with AdamW end at 2.41 instead of 2.66 in one seed; Lion gained nothing (benchmarks/README.md).
         for embedding in (self.source_embedding, self.target_embedding):
             nn.init.normal_(embedding.words.weight, std=1 / embedding.scale)
@@ -355,9 +358,10 @@ def loss_formula(logits: Tensor, labels: Tensor, smoothing: float) -> tuple[Tens
 
 
 class _LossSums(torch.autograd.Function):
-    """The gradient of the loss by the logits is simple, softmax minus smoothed target, and is made on the way
-    forward, a few rows at a time. Autograd would pass over all of (N, V) in fp32 about eight times: 45 % of a step
-    of the `small` preset on two CPU cores.
+    """The same as loss_formula. The gradient of the loss by the logits is simple, softmax minus smoothed target
+    (smoothing / V, and 1 - smoothing more at the right word), and is made on the way forward, a few rows at a time.
+    Autograd would pass over all of (N, V) in fp32 about eight times: 45 % of a step of the `small` preset on two CPU
+    cores.
     """
 
     @staticmethod

@@ -23,8 +23,9 @@ def longer_side(dataset: BilingualDataset) -> np.ndarray:
 def shape_widths(lengths: np.ndarray, count: int) -> np.ndarray:
     """The `count` widths, rising, that pad sentences of these lengths least when each is padded to the next width.
 
-    Exact, by dynamic programming over the distinct lengths: the best first k widths up to some length are the best
-    first k - 1 up to a shorter one, and the longer of the two.
+    Of the lengths 3, 4, 5, 20 and 21 the two widths are 5 and 21. Exact, by dynamic programming over the distinct
+    lengths: the best k widths for the lengths up to some one are that one, which all lengths after some shorter one are
+    padded to, and the best k - 1 widths for the lengths up to the shorter.
     """
     distinct, how_many = np.unique(lengths, return_counts=True)
     sentences = np.concatenate([[0], np.cumsum(how_many)])  # that are among the i shortest lengths
@@ -81,6 +82,7 @@ class UniformBatches:
         """
         widths = np.sort(self.widths)[::-1]
         most = math.ceil(len(widths) / self.batch_size)  # batches
+        # The larger the budget, the fewer batches: a binary search for the first that makes few enough.
         budgets = range(self.batch_size * int(widths[0]))
         return bisect_left(budgets, True, lo=1, key=lambda budget: len(_cut(widths, budget)) <= most)
 
@@ -109,7 +111,7 @@ class UniformBatches:
                 starts = np.arange(0, len(pool), self.batch_size)
             else:
                 starts = _cut(longer[pool], self.token_budget)
-            batches += np.split(pool, starts)[1:]
+            batches += np.split(pool, starts)[1:]  # the piece before the first start, 0, is empty
         return batches
 
     def _in_fixed_shapes(self, order: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
@@ -118,7 +120,7 @@ class UniformBatches:
             pairs = order[self.widths[order] == width]
             size = self.batch_size if self.batch_by == "sentences" else max(1, self.token_budget // width)
             batches += np.array_split(pairs, math.ceil(len(pairs) / size))  # evenly: none is filled up from one pair
-            shapes += [(size, width)] * (len(batches) - len(shapes))
+            shapes += [(size, width)] * (len(batches) - len(shapes))  # of the batches just added
         return batches, np.array(shapes)
 
 
@@ -129,7 +131,7 @@ def _one_of_each_stratum(drawn: np.ndarray, lengths: np.ndarray, count: int) -> 
     drawn: the numbers of all batches, shuffled; lengths: of batch 0, 1, 2 and so on.
     """
     count = min(count, len(drawn))
-    rank = lengths.argsort(kind="stable").argsort()
+    rank = lengths.argsort(kind="stable").argsort()  # of each batch among all, by length
     stratum = rank[drawn] * count // len(drawn)
     strata = [drawn[stratum == s] for s in range(count)]
     whole = min(len(s) for s in strata)

@@ -63,8 +63,8 @@ def make_schedule(config: Config, optimizer: torch.optim.Optimizer, updates: int
         max_lr=config.max_lr,
         total_steps=updates + 1,  # it is moved after each update, also the last, which must not leave the curve
         pct_start=max(config.warmup, 2 / (updates + 1)),  # PyTorch divides by zero where the rise takes no step
-        div_factor=25,  # of max_lr, for the first rate
-        final_div_factor=1 / (25 * config.final_lr),  # of the first rate, for the last
+        div_factor=25,  # the first rate is max_lr / 25,
+        final_div_factor=1 / (25 * config.final_lr),  # the last one the first over this: max_lr * final_lr
         anneal_strategy="linear",
         cycle_momentum=False,  # it would take Lion's beta1 for momentum and change it
     )
@@ -94,8 +94,9 @@ class Trainer:
     def __init__(self, config: Config, data: Data, device: torch.device, precision: str, run: Path):
         torch.manual_seed(config.seed)
         self.config, self.data, self.device, self.precision, self.run = config, data, device, precision, run
-        self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # whose random numbers drop out
+        self.accelerator = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)  # its generator draws dropout
         self.model = build_model(config, *data.vocabulary_sizes, pad=PAD).to(device)
+        # model.states, compiled or recorded as the settings have it; and the loss as a compiler wants it, or by hand.
         self.hidden_states = training_states(config, self.model, device)
         self.loss = torch.compile(loss_formula, dynamic=True) if config.compile else loss_sums
         self.train_part = data.train.to(device)  # its ids, so that the GPU puts its batches together itself
@@ -202,7 +203,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=not self.gradients_stay)
         scale_before, self.scale = self.scale, self.scaler.get_scale()  # with fp16, waits for the GPU
-        if self.scale >= scale_before:
+        if self.scale >= scale_before:  # it falls only after infinite gradients
             self.schedule.step()
         else:
             self.sums.skipped += 1  # the optimizer did not move, so the schedule must not
@@ -219,6 +220,7 @@ class Trainer:
         """Keeps the number of the first update with a broken loss or gradient, on the device, without waiting."""
         # The scaler deals with infinite gradients; without one they would go into the weights.
         finite = self.loss_sums.sum().isfinite() & (norm.isfinite() | self.scaler.is_enabled())
+        # Without `if`, which would wait: the update's number is added where it is broken and none was before.
         self.not_finite += (~finite & (self.not_finite == 0)) * (self.update + 1)
 
     def stop_if_not_finite(self) -> None:
@@ -315,7 +317,7 @@ class Trainer:
         row = {**self.close_epoch(), **validation}
         best = row["valid_nll"] < self.record.lowest_nll()
         self.record.epoch(row)
-        if self.epoch > self.config.epochs - self.config.average:
+        if done > self.config.epochs - self.config.average:
             for name, weight in self.model.state_dict().items():
                 self.mean_weights[name] = self.mean_weights.get(name, 0) + weight / self.config.average
         self.save(best)

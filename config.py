@@ -5,6 +5,7 @@ preset has in its place, and passing the flag of the same name do the same thing
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -238,6 +239,14 @@ def check_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
         raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
+
+
+def give_up_output() -> None:
+    """Has what is left for standard output vanish, after writing there has failed: Python writes it once more at the
+    end, and would complain of the same again.
+    """
+    with contextlib.suppress(OSError):  # a notebook's output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Parser(argparse.ArgumentParser):

@@ -79,6 +79,11 @@ def load_corpus(config: Config) -> datasets.DatasetDict:
         cause = error.__cause__ or error.__context__ or error
         if any(words in str(error) + str(cause) for words in NO_ROWS):
             raise UserError(f"The dataset {name!r} has no rows. Give --dataset one with sentence pairs.") from error
+        if isinstance(cause, PermissionError):
+            raise UserError(
+                f"The dataset {name!r} could not be read: {_last_line(cause)}. Ask its owner for the right to it or, "
+                "where it is the cache of `datasets`, have the environment variable HF_HOME name a folder to write to."
+            ) from error
         raise UserError(
             f"The dataset {name!r} could not be read: {_last_line(cause)}. It is to be a Hub id, a folder in the Hub's "
             f"layout, or a UTF-8 file ending in {', '.join(FILE_READERS)}."

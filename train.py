@@ -14,7 +14,7 @@ from lion_pytorch.foreach import Lion
 from tqdm import tqdm
 
 import run_folder
-from config import Config, UserError, check, check_streams, parse
+from config import Config, UserError, check, check_streams, give_up_output, parse
 from dataset import Data, Plan, RandomBatches, prepare
 from decoding import Writer, translate_ids
 from evaluation import mean_losses, score
@@ -434,10 +434,10 @@ def start(config: Config) -> Trainer:
         run_folder.refuse_known_sentences(config, first, data)
         run_folder.load_weights(trainer.model, first["model"], config.begin_with)
     facts = describe(trainer, reason)
-    run_folder.create(run, config, facts)
     for name in ("device", "precision", "model", "vocabulary", "batches", "loss"):
         print(f"{name}: {facts[name]}")
-    print(f"run: {run}\n")
+    print(f"run: {run}\n", flush=True)
+    run_folder.create(run, config, facts)
     return trainer
 
 
@@ -528,6 +528,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     except OSError as error:
+        give_up_output()
         print(f"error: {error}. What was saved before, if anything, stands; --resume goes on from it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

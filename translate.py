@@ -20,7 +20,7 @@ import torch
 from tokenizers import Encoding
 
 import run_folder
-from config import MOST_THREADS, Parser, UserError, check_streams, is_text
+from config import MOST_THREADS, Parser, UserError, check_streams, give_up_output, is_text
 from corpus import Corpus, load_corpus, names_file, other_split, split_corpus
 from dataset import BilingualDataset, FlatIds, encode_corpus
 from decoding import GREEDY, Search, Writer, alignment, translate_ids
@@ -56,8 +56,11 @@ class Translator:
         """The search's n_best translations of each sentence with their scores, best first; see decoding.Hypothesis.
 
         A sentence too long for the model is translated in parts, with a warning; its scores are the parts' sums.
-        Raises UserError on text that has no UTF-8 form.
+        Raises UserError on text that has no UTF-8 form, TypeError on a single string.
         """
+        if isinstance(sentences, str):
+            raise TypeError("sentences is one string, but must be a list of them")
+        sentences = list(sentences)
         stripped = [_refuse_other_bytes(sentence).strip() for sentence in sentences]
         parts = [
             (i, text, ids)
@@ -414,9 +417,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: The memory is full ({cause}). Stop what else uses it, or take --device cpu.", file=sys.stderr)
         return 2
     except OSError as error:
-        with contextlib.suppress(OSError):  # a notebook's output is no file
-            # Python flushes once more at the end, and would complain of the same again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_output()
         if isinstance(error, BrokenPipeError):  # whoever read the output has enough
             return 0
         print(f"error: {error}.", file=sys.stderr)

@@ -21,7 +21,7 @@ import numpy as np
 from command import command
 from datasets import Dataset
 
-from config import Config
+from config import Config, UserError, check
 from corpus import load_corpus, pairs
 
 LONGEST, SHORTEST = 309, 3  # tokens of a source sentence
@@ -72,6 +72,9 @@ def main() -> None:
     parser.add_argument("--target-language", default="it")
     args = parser.parse_args()
     config = Config(source_language=args.source_language, target_language=args.target_language)
+    check(config)
+    if args.pairs < 1:
+        raise UserError(f"pairs is {args.pairs}, but must be at least 1.")
     joined = join([read(name, config) for name in args.corpora], drawn_lengths(args.pairs))
     sides = zip(*joined, strict=True)
     columns = dict(zip((args.source_language, args.target_language), map(list, sides), strict=True))

@@ -1,23 +1,29 @@
 """What the benchmarks' command lines have in common."""
 
 import functools
+import signal
 import sys
 from collections.abc import Callable
+
+from report import RESULTS
 
 from config import Config, UserError, parse
 
 
-def command(main: Callable[[], None]) -> Callable[[], int]:
-    """Makes `main` return an exit code: 0, or 2 after an error that the user can mend, told in a line."""
+def command(main: Callable[[], int | None]) -> Callable[[], int]:
+    """Makes `main` return an exit code: its own or 0, or 2 after an error that the user can mend, told in a line."""
 
     @functools.wraps(main)
     def run() -> int:
         try:
-            main()
+            RESULTS.mkdir(parents=True, exist_ok=True)  # now, so that a place where it cannot be made costs nothing
+            return main() or 0
         except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        return 0
+        except KeyboardInterrupt:
+            print("stopped; what was written before stands", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     return run
 

@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import torch
+from command import command
 from report import table
 
 import run_folder
@@ -93,9 +94,11 @@ def run_stage(name: str, arguments: list[str], out: Path, seconds: float, more: 
             code = process.wait(timeout=seconds)
             outcome = "done" if code == 0 else f"failed with exit code {code}, see {name}.log"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which would keep the card's memory
-            process.wait()
             outcome = "ended for want of time"
+        finally:
+            if process.poll() is None:  # out of time, or Ctrl-C
+                os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which would keep the card's memory
+                process.wait()
     return {"stage": name, "outcome": outcome, "seconds": time.perf_counter() - start}
 
 
@@ -132,6 +135,7 @@ def summary(done: list[dict], jobs: dict[str, dict], facts: dict) -> str:
     return "\n".join(text) + "\n"
 
 
+@command
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if need be")

@@ -40,7 +40,6 @@ def write(name: str, results: dict, text: str, note: str = "", show: bool = True
     """Writes name.json and name.md into RESULTS and shows the latter. note: what the figures depend on besides."""
     facts = run_folder.environment()
     machine, versions = facts["machine"], facts["versions"]
-    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({**facts, **results}, indent=2) + "\n", encoding="utf-8")
     where = f"{machine['gpu'] or machine['processor']}, torch {versions['torch']}, threads: {machine['threads']}"
     text = f"`{facts['command']}`, {where}{note and ', ' + note}\n\n{text}\n"

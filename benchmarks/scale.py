@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import pyarrow as pa
 from book_lengths import drawn_lengths
+from command import command
 from pyarrow import parquet
 from report import process_peak, table, write
 
@@ -281,7 +282,8 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def main() -> int:
+@command
+def main() -> None:
     args = arguments()
     sizes = {kind: [10**k for k in range(args.smallest, vars(args)[kind] + 1)] for kind in (*TOKENIZERS, "plan")}
     planned = sizes.pop("plan")
@@ -289,7 +291,6 @@ def main() -> int:
     kinds = dict.fromkeys(row["what"] for row in rows)
     fits = [fit(what, [row for row in rows if row["what"] == what]) for what in kinds]
     write("scale", {"rows": rows, "fits": fits}, report(rows, fits), "synthetic text")
-    return 0
 
 
 if __name__ == "__main__":

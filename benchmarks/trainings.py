@@ -207,9 +207,13 @@ def main() -> None:
     given = [*sys.argv[1:], "--"]
     own, flags = given[: given.index("--")], given[given.index("--") + 1 : -1]
     args = p.parse_args(own)
+    if args.draw and args.draw.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(f"The picture {args.draw} is to end in .png, .pdf or .svg.")
     if not args.show:
         compare(args, flags)
     rows = rows_of(args.out)
+    if not rows:
+        raise UserError(f"{args.out} holds no finished run. Leave --show out to train.")
     print(tabulate(rows))
     if args.draw:
         draw(rows, args.draw)
@@ -242,6 +246,7 @@ def compare(args: argparse.Namespace, flags: list[str]) -> None:
     """
     config, rows = settings(flags), rows_of(args.out)
     refuse_others(rows, config, args.out)
+    open(args.out, "a").close()  # now, so that a place where nothing can be written costs no training
     done = {(row["variant"], row["seed"]) for row in rows}
     corpora = {corpus_of(row["settings"]): row["sources"] for row in rows if "sources" in row}  # older ones have none
     for seed in args.seeds:

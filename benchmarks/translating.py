@@ -24,11 +24,12 @@ from command import command
 from peers import HUGGING_FACE, marian
 from report import shown, spread, table, write
 
+from config import UserError
 from dataset import FlatIds
 from decoding import TOKENS_A_BATCH, Search, like_lengths, most_words, translate_ids
 from machine import wait_for
 from tokenizer import EOS, PAD, SOS
-from translate import Translator
+from translate import Translator, check_search
 
 ROUNDS, NAIVE = 5, 16  # rounds after one that is not counted; sentences that one-by-one decoding gets a round
 BATCHED, NAIVELY = "this package, greedy", "one by one, the prefix computed anew, greedy"
@@ -122,8 +123,12 @@ def main() -> None:
     p.add_argument("--beam", type=int, default=5)
     p.add_argument("--rounds", type=int, default=ROUNDS)
     p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--device", default="auto")
+    p.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    p.set_defaults(length_penalty=1.0)
     args = p.parse_args()
+    check_search(args)
+    if args.rounds < 1:
+        raise UserError(f"rounds is {args.rounds}, but must be at least 1.")
     translator = Translator(args.run, device=args.device, threads=args.threads)
     _, pairs, _ = translator.part(args.split)
     found = contestants(translator, pairs.source, args.beam)

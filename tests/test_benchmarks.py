@@ -1,6 +1,8 @@
 """What the benchmarks count and compare with: operations, lengths like opus_books', the original sampler."""
 
 import json
+import signal
+import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import distil
+import gpu_suite
 import trainings
 from batching import rounded
 from book_lengths import drawn_lengths, join, tokens
+from command import command as benchmark_command
 from conftest import Lengths, command, digit_pairs, run_all
 from corpora import write_jsonl
 from steps import training_flops
@@ -55,6 +59,30 @@ def test_a_benchmark_refuses_to_go_on_with_a_run(flag, tmp_path, monkeypatch, ca
     assert trainings.main() == 2
     assert f"{flag} names a run" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_place_where_nothing_can_be_written_costs_no_training(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(trainings, "train", None)
+    monkeypatch.setattr(sys, "argv", ["trainings.py", str(tmp_path / "file" / "out.jsonl"), "--", "--preset", "demo"])
+    assert trainings.main() == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_is_stopped_says_so_and_ends_its_stage(tmp_path, monkeypatch, capsys):
+    started, wait = [], subprocess.Popen.wait
+
+    def interrupted(process, timeout=None):
+        started.append(process)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+        return wait(process, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    sleeping = ["-c", "import time; time.sleep(600)"]
+    assert benchmark_command(lambda: gpu_suite.run_stage("stage", sleeping, tmp_path, 60, {}))() == 130
+    assert "stopped" in capsys.readouterr().err
+    assert started[0].poll() == -signal.SIGKILL
 
 
 def test_joined_sentences_have_the_drawn_lengths_and_lose_no_side():

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -430,6 +432,18 @@ def test_a_closed_output_ends_in_a_sentence(tiny, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)
     assert train.main(command(tiny)) == 2
     assert "Standard output must be open" in capsys.readouterr().err
+
+
+def test_a_reader_that_is_gone_leaves_one_sentence_and_no_folder(tiny):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, str(Path(train.__file__)), *command(tiny)]
+    process = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith("error: [Errno 32]")
+    assert "Exception" not in process.stderr
+    assert not (Path(tiny.runs_dir) / "run").exists()
 
 
 def test_a_closed_standard_error_is_no_hindrance(tiny, monkeypatch):

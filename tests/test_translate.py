@@ -76,6 +76,12 @@ def test_the_average_is_a_checkpoint_to_translate_with(run):
     assert Translator(run, "average")(["one two three"]) == ["uno due tre"]
 
 
+def test_one_sentence_for_a_list_of_them_is_refused(translator):
+    with pytest.raises(TypeError, match="must be a list"):
+        translator("one two three")
+    assert translator(word for word in ("one", "two")) == ["uno", "due"]
+
+
 def test_sentences_without_a_word_stay_empty(translator):
     assert translator(["", "one", " \t ", "\u3000", "two", "\n"]) == ["", "uno", "", "", "due", ""]
     assert translator([]) == []

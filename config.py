@@ -234,9 +234,11 @@ def _check_combinations(config: Config) -> None:
 
 
 def check_streams() -> None:
-    """Has what is written to a closed standard error vanish. Raises UserError where standard output is closed."""
+    """Raises UserError where standard output is closed. Where standard error is, only the exit code is left to tell of an
+    error: what is written there vanishes, where it would else end the run or, by print, go to standard output.
+    """
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        sys.stderr = open(os.devnull, "w", encoding="utf-8", errors="replace")  # noqa: SIM115, it stays open to the end
     if sys.stdout is None:
         raise UserError("Standard output must be open; /dev/null takes what is not wanted.")
 

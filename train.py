@@ -528,7 +528,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     except OSError as error:
-        give_up_output()
+        if isinstance(error, BrokenPipeError):
+            give_up_output()
         print(f"error: {error}. What was saved before, if anything, stands; --resume goes on from it.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -272,9 +272,8 @@ def show(translator: Translator, sentences: list[str]) -> None:
 
 
 def _printable(token: str) -> str:
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in token
-    )  # an SVG has no place for others
+    """The token with what no SVG has a place for, control characters, replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in token)
 
 
 def draw_attention(read: list[str], written: list[str], weights: torch.Tensor, path: Path) -> None:
